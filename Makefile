@@ -1,0 +1,17 @@
+.PHONY: install check test bench
+
+# Everything that training, the built-in corpus and the tests need, into the active environment.
+install:
+	python -m pip install -e ".[train,demo,dev]"
+	pre-commit install
+
+check:
+	ruff check .
+	ruff format --check .
+
+test:
+	python -m pytest
+
+# One script per performance claim; each prints a table and writes JSON.
+bench:
+	@set -e; for script in benchmarks/*.py; do echo "== $$script"; python "$$script"; done

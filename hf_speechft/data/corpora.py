@@ -1,0 +1,248 @@
+"""One way to get speech with transcripts: any source becomes train, validation and test with the same five columns.
+
+Columns: `audio` ({"bytes", "path"}, not decoded), `text` (normalised), `speaker_id` ("" if unknown), `duration_s`
+(from the headers; NaN where the file cannot be read, which `filter_corpus` then counts and names), `utterance_id`
+(unique within its split). The reading itself is in readers.py, the cutting in splits.py, the filtering in filters.py.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from datasets import Audio, ClassLabel, Dataset, DatasetDict, Features, Value, concatenate_datasets
+
+from hf_speechft.data.audio import AudioError, audio_duration_s
+from hf_speechft.data.filters import FilterReport, filter_corpus
+from hf_speechft.data.readers import AUDIO_COLUMNS, SPLIT_ALIASES, RawSplits, read_source
+from hf_speechft.data.splits import FRACTIONS, split_indices
+from hf_speechft.data.text import normalize_text
+
+__all__ = ["COLUMNS", "FilterReport", "filter_corpus", "load_corpus"]
+
+logger = logging.getLogger(__name__)
+
+COLUMNS = ("audio", "text", "speaker_id", "duration_s", "utterance_id")
+TEXT_COLUMNS = (
+    "text", "transcription", "transcript", "sentence", "normalized_text", "raw_transcription", "raw_text",
+)  # fmt: skip
+SPEAKER_COLUMNS = ("speaker_id", "speaker", "spk_id", "spk", "client_id", "speaker_name", "user_id")
+
+
+def load_corpus(
+    name_or_path: str | os.PathLike | Mapping[str, str | os.PathLike],
+    *,
+    config_name: str | None = None,
+    train_split: str = "train",
+    validation_split: str | None = "validation",
+    test_split: str | None = "test",
+    audio_column: str | None = None,
+    text_column: str | None = None,
+    speaker_column: str | None = None,
+    normalizer: str = "basic",
+    seed: int = 0,
+    cache_dir: str | os.PathLike | None = None,
+    token: str | None = None,
+) -> DatasetDict:
+    """Load a corpus with the splits train, validation and test, and the columns of `COLUMNS`.
+
+    A split that the source lacks is cut from its training split: 10 % of it, whole speakers where they are known,
+    the same for the same seed.
+
+    Args:
+        name_or_path: "demo"; an audio folder (`metadata.csv` with `file_name` and a transcript); a manifest (.csv,
+            .tsv, .jsonl, .json, .parquet); a mapping from split to manifest or folder; a LibriSpeech tree; or the id
+            of a data set on the Hub. What exists locally comes before the Hub.
+        config_name: Configuration of a Hub data set.
+        train_split: Name of the training split in the source; several are joined by "+".
+        validation_split: Likewise; None cuts it from the training split.
+        test_split: Likewise.
+        audio_column: Name of the column with audio or audio files; found from the usual names otherwise.
+        text_column: Name of the column with transcripts; found from the usual names otherwise.
+        speaker_column: Name of the column with speakers; found from the usual names otherwise, and not required.
+        normalizer: Name of the text normaliser.
+        seed: Seed of the cut, and of the demo corpus.
+        cache_dir: Where downloads and the demo corpus are kept.
+        token: Hub token for private and gated data sets.
+
+    Raises:
+        ValueError: The source, a split or a column does not exist; the message lists those that do.
+    """
+    normalize_text("", normalizer)  # a misspelled name must fail before a download
+    if name_or_path == "demo" and not Path("demo").exists():
+        from hf_speechft.data.demo import load_demo  # not needed, nor installed, for other corpora
+
+        return load_demo(seed=seed, cache_dir=cache_dir)
+    raw = read_source(
+        name_or_path, config_name=config_name, audio_column=audio_column, cache_dir=cache_dir, token=token
+    )
+    wanted = {"train": train_split, "validation": validation_split, "test": test_split}
+    chosen = _choose_splits(raw, wanted)
+    splits = {
+        name: _standardize(data, name, audio_column, text_column, speaker_column, normalizer)
+        for name, data in chosen.items()
+    }
+    return _cut_missing_splits(splits, seed)
+
+
+def _choose_splits(raw: RawSplits, wanted: dict[str, str | None]) -> RawSplits:
+    """Find the wanted splits by name or alias; a missing one is left out if its name is only the default."""
+    chosen: RawSplits = {}
+    for role, expression in wanted.items():
+        if expression is None:
+            continue
+        parts = [_find_split(raw, part.strip()) for part in expression.split("+")]
+        if all(part is not None for part in parts):
+            chosen[role] = concatenate_datasets(parts) if len(parts) > 1 else parts[0]
+        elif expression != role:
+            raise ValueError(_no_split(raw, role, expression))
+    if "train" not in chosen:
+        if len(raw) > 1:
+            raise ValueError(_no_split(raw, "train", wanted["train"] or ""))
+        only = next(iter(raw))
+        logger.warning("the only split is %r: it is cut into training, validation and test parts", only)
+        return {"train": raw[only]}
+    return chosen
+
+
+def _find_split(raw: RawSplits, name: str) -> Dataset | None:
+    return next((raw[alias] for alias in (name, *SPLIT_ALIASES.get(name, ())) if alias in raw), None)
+
+
+def _no_split(raw: RawSplits, role: str, name: str) -> str:
+    return f"there is no split {name!r}; the corpus has {', '.join(raw)}; name one with --{role}_split"
+
+
+def _standardize(
+    raw: Dataset,
+    split: str,
+    audio_column: str | None,
+    text_column: str | None,
+    speaker_column: str | None,
+    normalizer: str,
+) -> Dataset:
+    """Give a raw split the columns of `COLUMNS`; the audio itself is not copied."""
+    audio_column = _find_audio_column(raw, split, audio_column)
+    text_column = _find_column(raw, split, "text", text_column, TEXT_COLUMNS)
+    has_speakers = speaker_column is not None or any(name in raw.column_names for name in SPEAKER_COLUMNS)
+    if has_speakers:
+        speaker_column = _find_column(raw, split, "speaker", speaker_column, SPEAKER_COLUMNS)
+        speakers = _column_text(raw, speaker_column)
+    else:
+        speakers = [""] * len(raw)
+    audio = raw.select_columns([audio_column])
+    audio = audio if audio_column == "audio" else audio.rename_column(audio_column, "audio")
+    audio = audio.cast_column("audio", Audio(decode=False))
+    facts = _read_headers(audio, split)
+    labels = Dataset.from_dict(
+        {
+            "text": [normalize_text(text, normalizer) for text in _column_text(raw, text_column)],
+            "speaker_id": speakers,
+            "duration_s": facts["duration_s"][:],
+            "utterance_id": _unique_ids(raw, facts["file_name"][:], split),
+        },
+        features=Features({name: Value("float64" if name == "duration_s" else "string") for name in COLUMNS[1:]}),
+    )
+    return concatenate_datasets([audio, labels], axis=1)
+
+
+def _find_audio_column(raw: Dataset, split: str, named: str | None) -> str:
+    if named is None:
+        decodable = [name for name, feature in raw.features.items() if isinstance(feature, Audio)]
+        if decodable:
+            return next((name for name in AUDIO_COLUMNS if name in decodable), decodable[0])
+    return _find_column(raw, split, "audio", named, AUDIO_COLUMNS)
+
+
+def _find_column(raw: Dataset, split: str, role: str, named: str | None, usual: tuple[str, ...]) -> str:
+    if named is not None:
+        if named in raw.column_names:
+            return named
+        problem = f"has no column {named!r}"
+    else:
+        found = next((name for name in usual if name in raw.column_names), None)
+        if found is not None:
+            return found
+        problem = f"has no {role} column (looked for {', '.join(usual)})"
+    columns = ", ".join(name for name in raw.column_names if name != "utterance_id")  # which readers.py adds
+    raise ValueError(f"split {split!r} {problem}; its columns are {columns}; name one with --{role}_column")
+
+
+def _column_text(raw: Dataset, column: str) -> list[str]:
+    """Write a column as text: class labels by name, speaker numbers as integers, missing values as ""."""
+    feature = raw.features[column]
+    if isinstance(feature, ClassLabel):
+        return ["" if label is None else feature.int2str(label) for label in raw[column]]
+    return [_to_text(value) for value in raw[column]]
+
+
+def _to_text(value: Any) -> str:
+    if value is None or isinstance(value, float) and math.isnan(value):
+        return ""
+    if isinstance(value, float) and value.is_integer():
+        return str(int(value))  # pandas makes floats of integers where one is missing
+    return str(value)
+
+
+def _read_headers(audio: Dataset, split: str) -> Dataset:
+    """Read every clip's duration, with a progress bar; only small columns are written, never the audio."""
+    facts = audio.map(
+        _read_header,
+        remove_columns=["audio"],
+        features=Features({name: Value("float64" if name == "duration_s" else "string") for name in _FACTS}),
+        desc=f"Reading {split} headers",
+    )
+    errors = [error for error in facts["error"] if error]
+    if errors:
+        logger.warning("%s: %d of %d audio files cannot be read, first: %s", split, len(errors), len(audio), errors[0])
+    if errors and len(errors) == len(audio):
+        raise ValueError(f"none of the {len(audio)} audio files of split {split!r} can be read; first: {errors[0]}")
+    return facts
+
+
+_FACTS = ("duration_s", "file_name", "error")
+
+
+def _read_header(row: dict[str, Any]) -> dict[str, Any]:
+    clip = row["audio"] or {}
+    file_name = Path(clip.get("path") or "").name
+    try:
+        return {"duration_s": audio_duration_s(clip), "file_name": file_name, "error": ""}
+    except AudioError as error:
+        return {"duration_s": math.nan, "file_name": file_name, "error": str(error)}
+
+
+def _unique_ids(raw: Dataset, file_names: list[str], split: str) -> list[str]:
+    """Name utterances by file, else by the corpus's own id, else by index; an index tells equal names apart."""
+    names = list(file_names)
+    for column in ("id", "utterance_id"):
+        if column in raw.column_names and (column == "utterance_id" or not all(names)):
+            names = [own or name for own, name in zip(_column_text(raw, column), names, strict=True)]
+    counts = Counter(names)
+    return [
+        name if name and counts[name] == 1 else f"{name or split}#{index}" for index, name in enumerate(names)
+    ]  # fmt: skip
+
+
+def _cut_missing_splits(splits: dict[str, Dataset], seed: int) -> DatasetDict:
+    """Cut validation and test from the training split where the corpus hasn't got them."""
+    missing = [name for name in FRACTIONS if name not in splits]
+    if missing:
+        train = splits["train"]
+        shares = {name: FRACTIONS[name] for name in missing}
+        parts = split_indices(
+            train["utterance_id"][:],
+            train["speaker_id"][:],
+            train["duration_s"][:],
+            {"train": 1 - sum(shares.values()), **shares},
+            seed,
+        )
+        splits = splits | {name: train.select(indices) for name, indices in parts.items()}
+        counts = ", ".join(f"{len(splits[name])} {name}" for name in FRACTIONS)
+        logger.info("no %s split: cut from the training split, which gives %s", " and ".join(missing), counts)
+    return DatasetDict({name: splits[name] for name in FRACTIONS})

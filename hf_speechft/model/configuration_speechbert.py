@@ -1,0 +1,133 @@
+"""SpeechBertConfig: everything that `config.json` says about a SpeechBERT model.
+
+A SpeechBERT model is a text checkpoint whose word embeddings gave way to an audio front-end, with a CTC head on top.
+The text checkpoint's own configuration stays whole in `backbone_config`; the fields here describe what was added.
+"""
+
+from transformers import AutoConfig, PreTrainedConfig
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+
+ATTENTION = ("bidirectional", "causal")
+SUBSAMPLING = (2, 4, 8)
+
+
+class SpeechBertConfig(PreTrainedConfig):
+    r"""Configuration of `SpeechBertModel` and `SpeechBertForCTC`.
+
+    Args:
+        backbone_config: The text checkpoint's configuration, or its dictionary. Defaults to BERT's.
+        vocab_size: Number of output units, the CTC blank included.
+        pad_token_id: Id of the CTC blank.
+        num_mel_bins: Features per frame that the front-end takes.
+        sampling_rate: Rate of the audio in Hz.
+        hop_length: Samples from one feature frame to the next.
+        frontend: Name of the front-end that stands in for the word embeddings: `conv1d` or `rnn`.
+        subsampling: Frames per step of the transformer: 2, 4 or 8.
+        attention: `bidirectional`, `causal`, or `None` for what the text checkpoint itself does.
+        frontend_dropout: Dropout probability inside the front-end.
+        head_dropout: Dropout probability before the CTC head.
+        initializer_range: Standard deviation that new weights are drawn with.
+        apply_spec_augment: Whether to mask input features in training (SpecAugment, arXiv:1904.08779).
+        mask_time_prob: Share of an utterance's frames that the time masks cover, overlaps counted twice.
+        mask_time_length: Frames that one time mask covers.
+        mask_time_min_masks: Least number of time masks for each utterance.
+        mask_feature_prob: Share of the mel bins that the feature masks cover, overlaps counted twice.
+        mask_feature_length: Mel bins that one feature mask covers.
+        mask_feature_min_masks: Least number of feature masks for each utterance.
+        ctc_loss_reduction: `mean` (each utterance's loss over its number of tokens, then the batch's mean) or `sum`.
+
+    Raises:
+        ValueError: A field has a value that no front-end, mask or loss takes.
+
+    >>> from transformers import BertConfig
+    >>> config = SpeechBertConfig(backbone_config=BertConfig(hidden_size=48, num_attention_heads=4), subsampling=4)
+    >>> config.hidden_size, config.inputs_to_logits_ratio
+    (48, 640)
+    """
+
+    model_type = "speechbert"
+    sub_configs = {"backbone_config": AutoConfig}
+
+    backbone_config: dict | PreTrainedConfig | None = None
+    vocab_size: int = 32
+    pad_token_id: int | None = 0
+    num_mel_bins: int = 80
+    sampling_rate: int = 16_000
+    hop_length: int = 160
+    frontend: str = "conv1d"
+    subsampling: int = 4
+    attention: str | None = None
+    frontend_dropout: float = 0.1
+    head_dropout: float = 0.1
+    initializer_range: float = 0.02
+    apply_spec_augment: bool = True
+    mask_time_prob: float = 0.1
+    mask_time_length: int = 20
+    mask_time_min_masks: int = 0
+    mask_feature_prob: float = 0.2
+    mask_feature_length: int = 10
+    mask_feature_min_masks: int = 0
+    ctc_loss_reduction: str = "mean"
+
+    def __post_init__(self, **kwargs: object) -> None:
+        """Resolve the text checkpoint's configuration and check the fields."""
+        if self.backbone_config is None:
+            self.backbone_config = CONFIG_MAPPING["bert"]()
+        elif isinstance(self.backbone_config, dict):
+            fields = dict(self.backbone_config)
+            self.backbone_config = CONFIG_MAPPING[fields.pop("model_type", "bert")](**fields)
+        super().__post_init__(**kwargs)
+        _require("subsampling", self.subsampling, SUBSAMPLING)
+        _require("attention", self.attention, (None, *ATTENTION))
+        _require("ctc_loss_reduction", self.ctc_loss_reduction, ("mean", "sum"))
+        for name in ("mask_time_length", "mask_feature_length"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; it needs to be 1 or more")
+        if self.attention is None:
+            self.attention = _native_attention(self.backbone_config)
+        elif self.attention != _native_attention(self.backbone_config):
+            self.backbone_config.is_causal = self.attention == "causal"  # what masks of decoders follow
+            self.backbone_config.is_decoder = self.attention == "causal"  # what masks of encoders follow
+        self.backbone_config.use_cache = False
+
+    @property
+    def hidden_size(self) -> int:
+        """Width of the transformer, which is the width of the front-end's output."""
+        return self.backbone_config.hidden_size
+
+    @property
+    def num_hidden_layers(self) -> int:
+        """Layers of the transformer."""
+        return self.backbone_config.num_hidden_layers
+
+    @property
+    def num_attention_heads(self) -> int:
+        """Attention heads in each layer of the transformer."""
+        return self.backbone_config.num_attention_heads
+
+    @property
+    def inputs_to_logits_ratio(self) -> int:
+        """Samples from one step of logits to the next; the pipeline computes chunks and times from it."""
+        return self.subsampling * self.hop_length
+
+
+def _native_attention(backbone_config: PreTrainedConfig) -> str:
+    """Direction that the text checkpoint was trained with: masked language models look both ways."""
+    from transformers.models.auto.modeling_auto import (
+        MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+        MODEL_FOR_MASKED_LM_MAPPING_NAMES,
+    )
+
+    model_type = backbone_config.model_type
+    if getattr(backbone_config, "is_decoder", False):
+        return "causal"
+    is_decoder_only = model_type in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+    return "causal" if is_decoder_only and model_type not in MODEL_FOR_MASKED_LM_MAPPING_NAMES else "bidirectional"
+
+
+def _require(name: str, value: object, allowed: tuple) -> None:
+    if value not in allowed:
+        raise ValueError(f"{name} is {value!r}; it needs to be one of {', '.join(map(repr, allowed))}")
+
+
+__all__ = ["SpeechBertConfig"]

@@ -1,0 +1,389 @@
+"""SpeechBertModel and SpeechBertForCTC: a text transformer that hears.
+
+    input_features (batch, frames, mels)
+      -> SpecAugment masks, in training
+      -> front-end (batch, steps, hidden)     in place of the checkpoint's word embeddings
+      -> text transformer (batch, steps, hidden)   takes `inputs_embeds`
+      -> linear head (batch, steps, vocab)    CTC; blank = config.pad_token_id
+"""
+
+import copy
+import inspect
+
+import torch
+from torch import nn
+from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
+from transformers import initialization as init
+from transformers.modeling_outputs import BaseModelOutput, CausalLMOutput
+from transformers.utils.generic import can_return_tuple
+
+from .configuration_speechbert import SpeechBertConfig
+from .frontend_speechbert import build_frontend, length_mask, match_embedding_scale, output_lengths
+
+POSITION_EMBEDDINGS = ("position_embeddings", "wpe", "embed_positions")
+
+
+class SpeechBertPreTrainedModel(PreTrainedModel):
+    """What both models share with the library: names, capabilities, initial weights."""
+
+    config_class = SpeechBertConfig
+    base_model_prefix = "speechbert"
+    main_input_name = "input_features"
+    input_modalities = ("audio",)
+    accepts_loss_kwargs = False
+    supports_gradient_checkpointing = True
+    _no_split_modules = ["Conv1dFrontend", "RnnFrontend"]
+    _supports_sdpa = True
+    _supports_flash_attn = True
+    _supports_flex_attn = True
+    _supports_attention_backend = True
+
+    def _init_weights(self, module: nn.Module) -> None:
+        super()._init_weights(module)
+        if isinstance(module, nn.GRU):
+            bound = module.hidden_size**-0.5
+            for parameter in module.parameters():
+                init.uniform_(parameter, -bound, bound)
+
+    def get_input_embeddings(self) -> nn.Module:
+        """The front-end: what stands in the place of word embeddings."""
+        return getattr(self, self.base_model_prefix, self).frontend
+
+    def _get_feat_extract_output_lengths(self, frame_lengths: torch.Tensor | int) -> torch.Tensor | int:
+        return output_lengths(frame_lengths, self.config.subsampling)
+
+
+class SpeechBertModel(SpeechBertPreTrainedModel):
+    """Front-end and text transformer, without a head."""
+
+    def __init__(self, config: SpeechBertConfig) -> None:
+        super().__init__(config)
+        self.frontend = build_frontend(config)
+        self.backbone = adapt_backbone(AutoModel.from_config(config.backbone_config), config)
+        self.max_steps = position_limit(self.backbone)
+        self.post_init()
+
+    @can_return_tuple
+    def forward(
+        self, input_features: torch.Tensor, attention_mask: torch.Tensor | None = None, **kwargs: object
+    ) -> BaseModelOutput:
+        """Encode features.
+
+        Args:
+            input_features: `(batch, frames, mels)`, padded on the right.
+            attention_mask: `(batch, frames)`, 1 where a frame is real; `None` where all are.
+            **kwargs: `output_hidden_states`, `output_attentions` and other arguments of the text transformer.
+
+        Returns:
+            `last_hidden_state (batch, steps, hidden)` and what was asked for.
+
+        Raises:
+            ValueError: The features have another width than the model takes, or make more steps than the
+                checkpoint has positions for.
+        """
+        batch, frames, mels = input_features.shape
+        self._check_input(frames, mels)
+        if attention_mask is None:
+            attention_mask = torch.ones(batch, frames, dtype=torch.long, device=input_features.device)
+        frame_lengths = attention_mask.sum(dim=-1)
+        features = input_features.to(self.frontend.projection.weight.dtype)
+        if self.training and self.config.apply_spec_augment:
+            features = self._mask_features(features, frame_lengths)
+        hidden = self.frontend(features, frame_lengths)  # (batch, steps, hidden)
+        step_lengths = output_lengths(frame_lengths, self.config.subsampling)
+        outputs = self.backbone(
+            inputs_embeds=hidden,
+            attention_mask=length_mask(step_lengths, hidden.shape[1]).long(),  # (batch, steps)
+            **kwargs,
+        )
+        return BaseModelOutput(outputs.last_hidden_state, outputs.get("hidden_states"), outputs.get("attentions"))
+
+    def _check_input(self, frames: int, mels: int) -> None:
+        if mels != self.config.num_mel_bins:
+            raise ValueError(
+                f"input_features have {mels} values a frame; this model takes {self.config.num_mel_bins}. "
+                "Use the processor that was saved with it."
+            )
+        steps = output_lengths(frames, self.config.subsampling)
+        if self.max_steps is not None and steps > self.max_steps:
+            step_s = self.config.inputs_to_logits_ratio / self.config.sampling_rate
+            raise ValueError(
+                f"the longest utterance makes {steps} steps ({steps * step_s:.1f} s); the text checkpoint has positions "
+                f"for {self.max_steps} ({self.max_steps * step_s:.1f} s). Cut it into chunks (pipeline(..., "
+                "chunk_length_s=20), hf-speechft transcribe does so by itself), drop it with --max_duration_s, "
+                "or train with a larger subsampling."
+            )
+
+    def _mask_features(self, features: torch.Tensor, frame_lengths: torch.Tensor) -> torch.Tensor:
+        """SpecAugment: zero spans of frames and of mel bins, where zero is the mean of normalised features."""
+        config = self.config
+        batch, frames, mels = features.shape
+        time_mask = span_mask(
+            frame_lengths, frames, config.mask_time_prob, config.mask_time_length, config.mask_time_min_masks
+        )  # (batch, frames)
+        bins = torch.full((batch,), mels, device=features.device)
+        mel_mask = span_mask(
+            bins, mels, config.mask_feature_prob, config.mask_feature_length, config.mask_feature_min_masks
+        )  # (batch, mels)
+        return features.masked_fill(time_mask[:, :, None] | mel_mask[:, None, :], 0.0)
+
+
+class SpeechBertForCTC(SpeechBertPreTrainedModel):
+    """`SpeechBertModel` with a linear head over CTC units: a speech recogniser."""
+
+    def __init__(self, config: SpeechBertConfig) -> None:
+        super().__init__(config)
+        self.speechbert = SpeechBertModel(config)
+        self.dropout = nn.Dropout(config.head_dropout)
+        self.head = nn.Linear(config.hidden_size, config.vocab_size)
+        self.post_init()
+
+    @classmethod
+    def from_text_pretrained(
+        cls,
+        name_or_path: str,
+        *,
+        processor: object,
+        revision: str | None = None,
+        token: str | bool | None = None,
+        dtype: torch.dtype = torch.float32,
+        **config_options: object,
+    ) -> "SpeechBertForCTC":
+        """Turn a text checkpoint into a speech model that is ready to be fine-tuned.
+
+        The pre-trained transformer is taken over. The word embeddings are not: the front-end comes in their place,
+        its output scaled as theirs was. With a `native` vocabulary the head starts from their rows.
+
+        Args:
+            name_or_path: Hub id or folder of a text checkpoint whose model takes `inputs_embeds`.
+            processor: The `SpeechBertProcessor` made for it.
+            revision: Branch, tag or commit of the checkpoint.
+            token: Access token for the Hub.
+            dtype: Type of the weights; float32 is right for training, mixed precision included.
+            **config_options: Fields of `SpeechBertConfig`, such as `frontend="rnn"` or `subsampling=8`.
+
+        Returns:
+            The model, in evaluation mode as from `from_pretrained`.
+
+        Raises:
+            ValueError: The checkpoint is no text encoder or decoder, or its model does not take `inputs_embeds`.
+        """
+        hub_options = {"revision": revision, "token": token}
+        text_config = AutoConfig.from_pretrained(name_or_path, **hub_options)
+        check_text_model(text_config, name_or_path)
+        extractor, tokenizer = processor.feature_extractor, processor.tokenizer
+        config = SpeechBertConfig(
+            backbone_config=copy.deepcopy(text_config),
+            vocab_size=len(tokenizer),
+            pad_token_id=tokenizer.pad_token_id,
+            num_mel_bins=extractor.feature_size,
+            sampling_rate=extractor.sampling_rate,
+            hop_length=extractor.hop_length,
+            **config_options,
+        )
+        backbone = AutoModel.from_pretrained(name_or_path, config=config.backbone_config, dtype=dtype, **hub_options)
+        embeddings = backbone.get_input_embeddings().weight.detach().clone()
+        model = cls(config).to(dtype)
+        match_embedding_scale(model.speechbert.frontend, embeddings)
+        if tokenizer.checkpoint_ids is not None:
+            copy_embedding_rows(model.head, embeddings, tokenizer.checkpoint_ids)
+        model.speechbert.backbone = adapt_backbone(backbone, config)
+        return model.eval()
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_features: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        labels: torch.Tensor | None = None,
+        **kwargs: object,
+    ) -> CausalLMOutput:
+        """Compute logits and, where labels are given, the CTC loss.
+
+        Args:
+            input_features: `(batch, frames, mels)`, padded on the right.
+            attention_mask: `(batch, frames)`, 1 where a frame is real; `None` where all are.
+            labels: `(batch, tokens)` unit ids, padded with -100.
+            **kwargs: Arguments of the text transformer.
+
+        Returns:
+            `loss` (scalar, or `None`), `logits (batch, steps, vocab)` and what was asked for.
+
+        Raises:
+            ValueError: A label lies outside the vocabulary or is the blank, or an utterance has fewer steps than its
+                labels need.
+        """
+        outputs = self.speechbert(input_features, attention_mask, **kwargs)
+        logits = self.head(self.dropout(outputs.last_hidden_state))  # (batch, steps, vocab)
+        loss = None
+        if labels is not None:
+            loss = self._ctc_loss(logits, self._step_lengths(input_features, attention_mask), labels)
+        return CausalLMOutput(loss, logits, outputs.hidden_states, outputs.attentions)
+
+    @torch.no_grad()
+    def generate(
+        self, input_features: torch.Tensor, attention_mask: torch.Tensor | None = None, **kwargs: object
+    ) -> torch.Tensor:
+        """Take the best unit of each step.
+
+        Args:
+            input_features: `(batch, frames, mels)`.
+            attention_mask: `(batch, frames)`.
+            **kwargs: Arguments of `forward`.
+
+        Returns:
+            Ids `(batch, steps)`, blank behind an utterance's end; `processor.batch_decode` makes text of them.
+        """
+        logits = self(input_features, attention_mask, **kwargs).logits
+        step_lengths = self._step_lengths(input_features, attention_mask)
+        beyond_end = ~length_mask(step_lengths, logits.shape[1])
+        return logits.argmax(dim=-1).masked_fill(beyond_end, self.config.pad_token_id)
+
+    def _step_lengths(self, input_features: torch.Tensor, attention_mask: torch.Tensor | None) -> torch.Tensor:
+        batch, frames, _ = input_features.shape
+        if attention_mask is None:
+            frame_lengths = torch.full((batch,), frames, device=input_features.device)
+        else:
+            frame_lengths = attention_mask.sum(dim=-1)
+        return output_lengths(frame_lengths, self.config.subsampling)
+
+    def _ctc_loss(self, logits: torch.Tensor, step_lengths: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        """CTC loss in float32 (Graves et al., 2006), summed or averaged as the configuration says."""
+        is_label = labels >= 0
+        token_lengths = is_label.sum(dim=-1)
+        blank = self.config.pad_token_id
+        check_labels(labels, is_label, step_lengths, blank, self.config.vocab_size)
+        log_probs = nn.functional.log_softmax(logits, dim=-1, dtype=torch.float32).transpose(0, 1)
+        with torch.backends.cudnn.flags(enabled=False):
+            return nn.functional.ctc_loss(
+                log_probs,  # (steps, batch, vocab)
+                labels.masked_fill(~is_label, blank),
+                step_lengths,
+                token_lengths,
+                blank=blank,
+                reduction=self.config.ctc_loss_reduction,
+            )
+
+
+def check_labels(
+    labels: torch.Tensor, is_label: torch.Tensor, step_lengths: torch.Tensor, blank: int, vocab_size: int
+) -> None:
+    """Refuse labels that CTC cannot align, which would make the loss infinite or silently zero.
+
+    Args:
+        labels: `(batch, tokens)`, padded on the right with negative numbers.
+        is_label: `(batch, tokens)`, True where `labels` is no padding.
+        step_lengths: `(batch,)`.
+        blank: Id of the blank.
+        vocab_size: Number of units.
+
+    Raises:
+        ValueError: Naming the rows of the batch and what they need.
+    """
+    wrong = is_label & ((labels >= vocab_size) | (labels == blank))
+    if wrong.any():
+        raise ValueError(
+            f"labels hold {sorted(set(labels[wrong].tolist()))}; they need to be unit ids below {vocab_size} other than "
+            f"the blank {blank}. Make them with the processor that belongs to this model."
+        )
+    repeats = ((labels[:, 1:] == labels[:, :-1]) & is_label[:, 1:]).sum(dim=-1)
+    needed = is_label.sum(dim=-1) + repeats
+    too_short = (needed > step_lengths).nonzero()[:, 0].tolist()
+    if too_short:
+        rows = "; ".join(f"row {row}: {step_lengths[row]} steps for {needed[row]}" for row in too_short[:5])
+        raise ValueError(
+            f"{len(too_short)} of {len(labels)} utterances are too short for their labels ({rows}, a step between equal "
+            "neighbours included). Drop them (hf_speechft.data.filter_corpus does), or use a smaller subsampling "
+            "or the native vocabulary."
+        )
+
+
+def check_text_model(config: PreTrainedConfig, name_or_path: str) -> None:
+    """Refuse a checkpoint that an audio front-end cannot drive.
+
+    Raises:
+        ValueError: Saying what the checkpoint is and what is needed.
+    """
+    needed = "a text encoder or decoder that takes inputs_embeds is needed, such as BERT, RoBERTa or GPT-2"
+    if config.is_encoder_decoder:
+        raise ValueError(f"{name_or_path} is an encoder-decoder ({config.model_type}); {needed}")
+    try:
+        model_class = AutoModel._model_mapping[type(config)]
+    except KeyError:
+        raise ValueError(f"{name_or_path} ({config.model_type}) has no base model in transformers; {needed}") from None
+    model_class = model_class[0] if isinstance(model_class, (list, tuple)) else model_class
+    parameters = inspect.signature(model_class.forward).parameters
+    if "inputs_embeds" not in parameters or "input_ids" not in parameters:
+        raise ValueError(f"{name_or_path} is a {model_class.__name__}, which takes {', '.join(parameters)}; {needed}")
+
+
+def adapt_backbone(backbone: PreTrainedModel, config: SpeechBertConfig) -> PreTrainedModel:
+    """Take away what a speech model does not use: word embeddings and pooler; apply the attention's direction."""
+    backbone.set_input_embeddings(nn.Identity())
+    if getattr(backbone, "pooler", None) is not None:
+        backbone.pooler = None
+    if config.attention == "bidirectional":
+        for module in backbone.modules():
+            if getattr(module, "is_causal", False):  # SDPA reads it where no mask is passed
+                module.is_causal = False
+    return backbone
+
+
+def position_limit(backbone: PreTrainedModel) -> int | None:
+    """Steps that learned position embeddings reach, or `None` where positions are computed."""
+    for name, module in backbone.named_modules():
+        if name.rpartition(".")[2] in POSITION_EMBEDDINGS and isinstance(module, nn.Embedding):
+            reserved = 0 if module.padding_idx is None else module.padding_idx + 1  # RoBERTa counts from there
+            return module.num_embeddings - reserved
+    return None
+
+
+def span_mask(lengths: torch.Tensor, size: int, share: float, span: int, min_spans: int) -> torch.Tensor:
+    """Draw spans of one width at random places, as Wav2Vec2's `mask_time_*` settings describe them.
+
+    Each row gets `share * length / span` spans, rounded up or down at random, at least `min_spans`; they may overlap.
+
+    Args:
+        lengths: Places that may be masked in each row, `(batch,)`.
+        size: Width of the mask.
+        share: Share of the places that spans cover, overlaps counted twice.
+        span: Places in a span; cut where a row is shorter.
+        min_spans: Least number of spans in each row.
+
+    Returns:
+        Boolean mask `(batch, size)`, True inside a span.
+    """
+    device = lengths.device
+    mask = torch.zeros(len(lengths), size, dtype=torch.bool, device=device)
+    if share <= 0 and min_spans <= 0:
+        return mask
+    counts = (share * lengths / span + torch.rand(len(lengths), device=device)).floor().clamp(min=min_spans)
+    most = max(int(share * size / span) + 1, min_spans)
+    starts = torch.rand(len(lengths), most, device=device) * (lengths - span + 1).clamp(min=1)[:, None]
+    starts = starts.floor()[:, :, None]  # (batch, spans, 1)
+    places = torch.arange(size, device=device)
+    inside = (places >= starts) & (places < starts + span)  # (batch, spans, size)
+    drawn = torch.arange(most, device=device)[None, :] < counts[:, None]
+    mask |= (inside & drawn[:, :, None]).any(dim=1)
+    return mask & length_mask(lengths, size)
+
+
+@torch.no_grad()
+def copy_embedding_rows(head: nn.Linear, embeddings: torch.Tensor, checkpoint_ids: list[int]) -> None:
+    """Start the head's rows from the word embeddings of the same tokens; rows without one stay as they are.
+
+    The rows are centred and scaled to the standard deviation of the head's own initial weights, so that the first
+    logits are as small as without them.
+
+    Args:
+        head: Linear layer from `hidden` to `vocab`.
+        embeddings: The checkpoint's word embeddings, `(text vocab, hidden)`.
+        checkpoint_ids: For each unit the row in `embeddings`, -1 for none.
+    """
+    rows = torch.tensor(checkpoint_ids, device=embeddings.device)
+    known = rows >= 0
+    centred = embeddings[rows[known]].float() - embeddings.float().mean(dim=0)
+    head.weight[known] = (centred * (head.weight.float().std() / centred.std())).to(head.weight.dtype)
+
+
+__all__ = ["SpeechBertForCTC", "SpeechBertModel", "SpeechBertPreTrainedModel"]

@@ -1,0 +1,127 @@
+"""SpeechBertProcessor: the feature extractor and the tokenizer of one model, as one object."""
+
+import json
+import tempfile
+from collections.abc import Iterable
+from pathlib import Path
+
+from transformers import BatchFeature, ProcessorMixin
+
+from .feature_extraction_speechbert import SpeechBertFeatureExtractor
+from .tokenization_speechbert import SpeechBertTokenizer, build_vocabulary
+
+IGNORED_LABEL = -100
+
+
+class SpeechBertProcessor(ProcessorMixin):
+    """Makes model inputs of audio, labels of transcripts, and text of ids.
+
+    Args:
+        feature_extractor: A `SpeechBertFeatureExtractor`.
+        tokenizer: A `SpeechBertTokenizer`.
+    """
+
+    feature_extractor_class = "AutoFeatureExtractor"
+    tokenizer_class = "AutoTokenizer"
+
+    def __init__(self, feature_extractor: SpeechBertFeatureExtractor, tokenizer: SpeechBertTokenizer) -> None:
+        super().__init__(feature_extractor, tokenizer)
+
+    @classmethod
+    def from_text_pretrained(
+        cls,
+        name_or_path: str,
+        *,
+        texts: Iterable[str],
+        vocabulary: str = "char",
+        text_normalizer: str = "none",
+        revision: str | None = None,
+        token: str | bool | None = None,
+        **feature_options: object,
+    ) -> "SpeechBertProcessor":
+        """Make the processor for a text checkpoint that is about to learn to hear.
+
+        Args:
+            name_or_path: Hub id or folder of the text checkpoint.
+            texts: Normalised transcripts of the training split; the units come from them.
+            vocabulary: `char`, or `native` for the checkpoint's own tokens that occur in the texts.
+            text_normalizer: Name of the normaliser that the texts went through; saved with the tokenizer.
+            revision: Branch, tag or commit of the checkpoint.
+            token: Access token for the Hub.
+            **feature_options: Arguments of `SpeechBertFeatureExtractor`, such as `feature_type="log_mel"`.
+
+        Returns:
+            A processor that has not seen audio; features need no fitting.
+
+        Raises:
+            ValueError: The vocabulary's name is unknown or the texts are empty.
+        """
+        units, checkpoint_ids = build_vocabulary(name_or_path, texts, vocabulary, revision=revision, token=token)
+        with tempfile.TemporaryDirectory() as folder:
+            vocab_file = Path(folder) / "vocab.json"
+            vocab_file.write_text(json.dumps({unit: index for index, unit in enumerate(units)}), encoding="utf-8")
+            tokenizer = SpeechBertTokenizer(
+                str(vocab_file), text_normalizer=text_normalizer, checkpoint_ids=checkpoint_ids
+            )
+        return cls(SpeechBertFeatureExtractor(**feature_options), tokenizer)
+
+    def __call__(
+        self,
+        audio: object = None,
+        text: str | list[str] | None = None,
+        sampling_rate: int | None = None,
+        return_tensors: str | None = "pt",
+        **kwargs: object,
+    ) -> BatchFeature:
+        """Make a padded batch.
+
+        Args:
+            audio: One clip or several: lists, arrays or tensors of samples.
+            text: The transcript or transcripts, normalised as the tokenizer's were.
+            sampling_rate: Rate of the audio in Hz; another rate than the model's is an error.
+            return_tensors: `pt`, `np`, or `None` for lists.
+            **kwargs: Further arguments of the feature extractor where there is audio, else of the tokenizer.
+
+        Returns:
+            With audio `input_features (batch, frames, mels)` and `attention_mask (batch, frames)`; with text also
+            `labels (batch, tokens)`, padded with -100. Text alone gives the tokenizer's `input_ids`.
+
+        Raises:
+            ValueError: Neither audio nor text was given, or their numbers differ.
+        """
+        if audio is None and text is None:
+            raise ValueError("neither audio nor text was given; pass audio=, text= or both")
+        if audio is None:
+            return self.tokenizer(text, return_tensors=return_tensors, **{"padding": True, **kwargs})
+        batch = self.feature_extractor(audio, sampling_rate=sampling_rate, return_tensors=return_tensors, **kwargs)
+        if text is not None:
+            texts = [text] if isinstance(text, str) else list(text)
+            if len(texts) != len(batch["input_features"]):
+                raise ValueError(
+                    f"{len(batch['input_features'])} clips were given with {len(texts)} transcripts; "
+                    "each clip needs its own"
+                )
+            batch["labels"] = self._labels(texts, return_tensors)
+        return batch
+
+    def _labels(self, texts: list[str], return_tensors: str | None) -> object:
+        units = self.tokenizer(texts, add_special_tokens=False)["input_ids"]
+        longest = max(map(len, units))
+        rows = [row + [IGNORED_LABEL] * (longest - len(row)) for row in units]
+        return BatchFeature({"labels": rows}, tensor_type=return_tensors)["labels"]
+
+    def decode(self, *args: object, **kwargs: object) -> object:
+        """Text of one id sequence; see `SpeechBertTokenizer.decode`."""
+        return self.tokenizer.decode(*args, **kwargs)
+
+    def batch_decode(self, *args: object, **kwargs: object) -> object:
+        """Texts of several id sequences; see `SpeechBertTokenizer.decode`."""
+        return self.tokenizer.batch_decode(*args, **kwargs)
+
+    @property
+    def model_input_names(self) -> list[str]:
+        """Names of the tensors that the model takes."""
+        return [*self.feature_extractor.model_input_names, "labels"]
+
+
+__all__ = ["SpeechBertProcessor"]

@@ -1,0 +1,267 @@
+"""SpeechBertTokenizer: the CTC view of a vocabulary, from transcripts to unit ids and from steps back to text.
+
+Units are written as in SentencePiece: `▁` stands for the space before a word. One rule covers both kinds of
+vocabulary: a sentence is `▁` + its words joined by `▁`, cut greedily into the longest known units, and text is the
+units joined with `▁` read as a space.
+
+- `char` holds `▁` and single characters.
+- `native` holds, besides these, the text checkpoint's own tokens as far as they occur in the training text.
+"""
+
+import json
+from collections.abc import Iterable, Sequence
+from itertools import groupby
+from pathlib import Path
+
+from transformers import AutoTokenizer, PreTrainedTokenizer
+from transformers.utils import ModelOutput, to_py_obj
+
+WORD_START = "▁"
+SPECIAL_TOKENS = ("<pad>", "<unk>")
+VOCABULARIES = ("char", "native")
+
+
+class SpeechBertTokenizer(PreTrainedTokenizer):
+    """Turns transcripts into CTC units, and the best unit of each step into text with times.
+
+    Args:
+        vocab_file: JSON file that maps units to ids. `<pad>`, the CTC blank, has id 0.
+        text_normalizer: Name of the normaliser (`hf_speechft.data.text`) that the training transcripts went through.
+        checkpoint_ids: For each unit the text checkpoint's id of it, -1 where it has none; `None` for `char`.
+        pad_token: The CTC blank.
+        unk_token: What stands for a character outside the vocabulary.
+    """
+
+    vocab_files_names = {"vocab_file": "vocab.json"}
+    model_input_names = ["input_ids", "attention_mask"]
+    word_delimiter_token = WORD_START
+    replace_word_delimiter_char = " "
+
+    def __init__(
+        self,
+        vocab_file: str,
+        text_normalizer: str = "none",
+        checkpoint_ids: list[int] | None = None,
+        pad_token: str = SPECIAL_TOKENS[0],
+        unk_token: str = SPECIAL_TOKENS[1],
+        **kwargs: object,
+    ) -> None:
+        with open(vocab_file, encoding="utf-8") as file:
+            self.unit_ids: dict[str, int] = json.load(file)
+        self.units = {unit_id: unit for unit, unit_id in self.unit_ids.items()}
+        self.longest_unit = max(map(len, self.unit_ids), default=0)
+        self.text_normalizer = text_normalizer
+        self.checkpoint_ids = checkpoint_ids
+        super().__init__(
+            text_normalizer=text_normalizer,
+            checkpoint_ids=checkpoint_ids,
+            pad_token=pad_token,
+            unk_token=unk_token,
+            special_tokens_pattern="none",
+            **kwargs,
+        )
+
+    @property
+    def vocab_size(self) -> int:
+        """Number of units, blank and unknown included."""
+        return len(self.unit_ids)
+
+    def get_vocab(self) -> dict[str, int]:
+        """Unit to id, with tokens that were added later."""
+        return {**self.unit_ids, **self.added_tokens_encoder}
+
+    def _tokenize(self, text: str, **kwargs: object) -> list[str]:
+        """Cut text greedily into the longest known units; a character that is in none becomes `<unk>`."""
+        words = text.replace(WORD_START, " ").split()
+        sentence = WORD_START + WORD_START.join(words) if words else ""
+        units, start = [], 0
+        while start < len(sentence):
+            for end in range(min(len(sentence), start + self.longest_unit), start, -1):
+                if sentence[start:end] in self.unit_ids:
+                    units.append(sentence[start:end])
+                    break
+            else:
+                end = start + 1
+                units.append(self.unk_token)
+            start = end
+        return units[1:] if units[:1] == [WORD_START] else units
+
+    def _convert_token_to_id(self, token: str) -> int:
+        return self.unit_ids.get(token, self.unit_ids[self.unk_token])
+
+    def _convert_id_to_token(self, index: int) -> str:
+        return self.units.get(index, self.unk_token)
+
+    def convert_tokens_to_string(self, tokens: Sequence[str]) -> str:
+        """Join units to text; blanks are left out."""
+        return "".join(unit for unit in tokens if unit != self.pad_token).replace(WORD_START, " ").strip()
+
+    def decode(
+        self,
+        token_ids: object,
+        skip_special_tokens: bool = False,
+        group_tokens: bool = True,
+        output_char_offsets: bool = False,
+        output_word_offsets: bool = False,
+        **kwargs: object,
+    ) -> "str | list[str] | SpeechBertTokenizerOutput":
+        """Turn the best unit of each step into text: repeats collapse first, then blanks go.
+
+        Args:
+            token_ids: Ids `(steps,)` or `(batch, steps)`: list, array or tensor. Negative ids count as blanks.
+            skip_special_tokens: Whether to leave `<unk>` out. The blank is left out always.
+            group_tokens: Whether to collapse repeats. Labels, which have not come from steps, need `False`.
+            output_char_offsets: Whether to return the span in steps of each character. A unit of several characters
+                divides its span evenly among them.
+            output_word_offsets: Whether to return the span in steps of each word.
+            **kwargs: Accepted for compatibility with other tokenizers; not used.
+
+        Returns:
+            The text, or texts for a batch; with offsets a `SpeechBertTokenizerOutput`.
+        """
+        ids = to_py_obj(token_ids)
+        ids = [ids] if isinstance(ids, int) else list(ids)
+        if ids and isinstance(ids[0], (list, tuple)):
+            return self.batch_decode(
+                ids,
+                skip_special_tokens,
+                group_tokens=group_tokens,
+                output_char_offsets=output_char_offsets,
+                output_word_offsets=output_word_offsets,
+            )
+        spans = self._unit_spans(ids, skip_special_tokens, group_tokens)
+        if not (output_char_offsets or output_word_offsets):
+            return self.convert_tokens_to_string([unit for unit, _, _ in spans])
+        chars = _char_offsets(spans)
+        return SpeechBertTokenizerOutput(
+            text="".join(offset["char"] for offset in chars),
+            char_offsets=chars if output_char_offsets else None,
+            word_offsets=self._get_word_offsets(chars) if output_word_offsets else None,
+        )
+
+    def batch_decode(
+        self, sequences: object, skip_special_tokens: bool = False, **kwargs: object
+    ) -> "list[str] | SpeechBertTokenizerOutput":
+        """`decode` each of several id sequences; with offsets, one output whose fields are lists."""
+        decoded = [self.decode(ids, skip_special_tokens, **kwargs) for ids in sequences]
+        if decoded and isinstance(decoded[0], ModelOutput):
+            return SpeechBertTokenizerOutput({name: [one[name] for one in decoded] for name in decoded[0]})
+        return decoded
+
+    def _unit_spans(
+        self, ids: Iterable[int], skip_special_tokens: bool, group_tokens: bool
+    ) -> list[tuple[str, int, int]]:
+        """Units that remain of the ids, each with its first step and the step after its last."""
+        blank = self.pad_token_id
+        ids = [blank if unit_id < 0 else unit_id for unit_id in ids]
+        runs = [(key, len(list(run))) for key, run in groupby(ids)] if group_tokens else [(key, 1) for key in ids]
+        skipped = {blank, self.unk_token_id} if skip_special_tokens else {blank}
+        spans, step = [], 0
+        for unit_id, steps in runs:
+            if unit_id not in skipped:
+                spans.append((self.convert_ids_to_tokens(unit_id), step, step + steps))
+            step += steps
+        return spans
+
+    @staticmethod
+    def _get_word_offsets(char_offsets: list[dict], word_delimiter_char: str = " ") -> list[dict]:
+        """Join character offsets to word offsets. The ASR pipeline calls this by its name."""
+        words = []
+        for is_delimiter, run in groupby(char_offsets, lambda offset: offset["char"] == word_delimiter_char):
+            if is_delimiter:
+                continue
+            run = list(run)
+            words.append(
+                {
+                    "word": "".join(offset["char"] for offset in run),
+                    "start_offset": run[0]["start_offset"],
+                    "end_offset": run[-1]["end_offset"],
+                }
+            )
+        return words
+
+    def save_vocabulary(self, save_directory: str, filename_prefix: str | None = None) -> tuple[str]:
+        """Write `vocab.json` and return its path."""
+        path = Path(save_directory) / f"{filename_prefix + '-' if filename_prefix else ''}vocab.json"
+        path.write_text(json.dumps(self.unit_ids, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        return (str(path),)
+
+
+class SpeechBertTokenizerOutput(ModelOutput):
+    """Decoded text with the spans of its characters and words in steps; lists of these for a batch."""
+
+    text: str | list[str]
+    char_offsets: list | None = None
+    word_offsets: list | None = None
+
+
+def _char_offsets(spans: Sequence[tuple[str, int, int]]) -> list[dict]:
+    """Spans of single characters; the space between two words spans the time between them."""
+    offsets = []
+    for unit, start, end in spans:
+        begins_word = unit.startswith(WORD_START)
+        text = unit.removeprefix(WORD_START)
+        if begins_word and offsets and offsets[-1]["char"] != " ":
+            last_end = offsets[-1]["end_offset"]
+            offsets.append({"char": " ", "start_offset": last_end, "end_offset": start if text else end})
+        for index, char in enumerate(text):
+            width = (end - start) / len(text)
+            first, last = start + index * width, start + (index + 1) * width
+            offsets.append({"char": char, "start_offset": first, "end_offset": last})
+    if offsets and offsets[-1]["char"] == " ":
+        offsets.pop()
+    return offsets
+
+
+def build_vocabulary(
+    name_or_path: str, texts: Iterable[str], vocabulary: str, **hub_options: object
+) -> tuple[list[str], list[int] | None]:
+    """List the units for a training text.
+
+    Args:
+        name_or_path: The text checkpoint, whose tokenizer gives the units of `native`.
+        texts: Normalised training transcripts.
+        vocabulary: `char` or `native`.
+        **hub_options: `revision`, `token` and the like for the checkpoint's tokenizer.
+
+    Returns:
+        The units, blank first, and for `native` the checkpoint's id of each unit (-1 where it has none).
+
+    Raises:
+        ValueError: The vocabulary's name is unknown, or the texts hold no character.
+    """
+    if vocabulary not in VOCABULARIES:
+        raise ValueError(f"vocabulary is {vocabulary!r}; it needs to be one of {', '.join(VOCABULARIES)}")
+    words = sorted({word for text in texts for word in text.replace(WORD_START, " ").split()})
+    if not words:
+        raise ValueError("the texts hold no character; a vocabulary is built from the training transcripts")
+    units = [*SPECIAL_TOKENS, WORD_START, *sorted({char for word in words for char in word})]
+    if vocabulary == "char":
+        return units, None
+    ids = dict.fromkeys(units, -1)
+    for unit, checkpoint_id in _checkpoint_units(AutoTokenizer.from_pretrained(name_or_path, **hub_options), words):
+        ids[unit] = checkpoint_id
+    return list(ids), list(ids.values())
+
+
+def _checkpoint_units(tokenizer: PreTrainedTokenizer, words: Sequence[str]) -> Iterable[tuple[str, int]]:
+    """Cut each word with the checkpoint's tokenizer and yield its pieces with their ids, in order.
+
+    The surface of a piece is cut from the word by its offsets, so that every family of tokenizers gives the same kind
+    of unit. A word whose pieces don't spell it (unknown tokens, bytes of a character) is left to single characters.
+    """
+    alphabet = sorted({char for word in words for char in word})
+    for word in [*words, *alphabet]:
+        encoding = tokenizer(f" {word}", add_special_tokens=False, return_offsets_mapping=True)
+        pieces = [
+            (f" {word}"[start:end].strip(), piece_id)
+            for piece_id, (start, end) in zip(encoding["input_ids"], encoding["offset_mapping"], strict=True)
+        ]
+        pieces = [(surface, piece_id) for surface, piece_id in pieces if surface]
+        if "".join(surface for surface, _ in pieces) != word or tokenizer.unk_token_id in encoding["input_ids"]:
+            continue
+        for position, (surface, piece_id) in enumerate(pieces):
+            yield (surface if position else WORD_START + surface), piece_id
+
+
+__all__ = ["SpeechBertTokenizer"]
