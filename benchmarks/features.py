@@ -34,7 +34,8 @@ COMPARED_WITH = {
     "SpeechBERT log_mel": "SpeechBERT log_mel",
     "torchaudio kaldi.fbank, loop": "SpeechBERT fbank",
     "torchaudio kaldi.mfcc, loop": "SpeechBERT mfcc",
-    "librosa log-mel, loop": "SpeechBERT log_mel",
+    "librosa log-mel, same n_fft, loop": "SpeechBERT log_mel",
+    "librosa log-mel, n_fft 2048, loop": "SpeechBERT log_mel",
     "transformers Speech2Text": "SpeechBERT fbank",
     "transformers SeamlessM4T": "SpeechBERT fbank",
     "transformers Whisper": "SpeechBERT log_mel",
@@ -47,8 +48,10 @@ NOTES = [
     "relative to the row named before it.",
     "SpeechBERT rows include checks for NaN, mean and variance normalisation, padding and the mask; the loops over "
     "torchaudio and librosa compute the features only.",
-    "librosa has the same n_fft, window, hop and mels as log_mel. mfcc has 13 coefficients of 23 mels in both rows.",
-    "Whisper pads to the longest clip here, not to 30 s; SeamlessM4T has a stride of 1 (by default it stacks 2 frames).",
+    "librosa with the same n_fft (512) computes what log_mel computes; n_fft 2048 is librosa's default, with the same "
+    "hop and mels.",
+    "mfcc has 13 coefficients of 23 mels in both rows.",
+    "Whisper pads to the longest clip here, not to 30 s; SeamlessM4T has stride 1 (by default it stacks 2 frames).",
 ]
 
 
@@ -68,16 +71,9 @@ def make_candidates(utterances: list[np.ndarray]) -> dict:
 
     log_mel = SpeechBertFeatureExtractor(feature_type="log_mel")
 
-    def librosa_log_mel(clip):
-        mel = librosa.feature.melspectrogram(
-            y=clip,
-            sr=RATE_HZ,
-            n_fft=log_mel.fft_length,
-            win_length=log_mel.frame_length,
-            hop_length=log_mel.hop_length,
-            n_mels=log_mel.feature_size,
-        )
-        return np.log(mel + 1e-6)
+    def librosa_loop(**options):
+        options |= {"sr": RATE_HZ, "hop_length": log_mel.hop_length, "n_mels": log_mel.feature_size}
+        return lambda: [np.log(librosa.feature.melspectrogram(y=clip, **options) + 1e-6) for clip in utterances]
 
     return {
         "SpeechBERT fbank": extractor(SpeechBertFeatureExtractor()),
@@ -85,7 +81,8 @@ def make_candidates(utterances: list[np.ndarray]) -> dict:
         "SpeechBERT log_mel": extractor(log_mel),
         "torchaudio kaldi.fbank, loop": kaldi_loop(kaldi.fbank, num_mel_bins=80),
         "torchaudio kaldi.mfcc, loop": kaldi_loop(kaldi.mfcc),
-        "librosa log-mel, loop": lambda: [librosa_log_mel(clip) for clip in utterances],
+        "librosa log-mel, same n_fft, loop": librosa_loop(n_fft=log_mel.fft_length, win_length=log_mel.frame_length),
+        "librosa log-mel, n_fft 2048, loop": librosa_loop(),
         "transformers Speech2Text": extractor(Speech2TextFeatureExtractor(), padding=True),
         "transformers SeamlessM4T": extractor(SeamlessM4TFeatureExtractor(stride=1), padding=True),
         "transformers Whisper": extractor(WhisperFeatureExtractor(), padding="longest", truncation=False),

@@ -88,7 +88,7 @@ class Repository:
         return next(((oid, files) for oid, _, files in self.commits if oid == revision), None)
 
 
-class HubError(Exception):
+class Refusal(Exception):  # noqa: N818 - an answer of the server, not an error of the tests
     """An error answer: status, the Hub's error code header (may be empty) and message, and more headers."""
 
     def __init__(self, status: int, code: str, message: str, **headers: str):
@@ -200,9 +200,9 @@ class HubHandler(BaseHTTPRequestHandler):
             try:
                 for part, status in self.hub.failures.items():
                     if part in path:
-                        raise HubError(status, "", f"refused by the test: {part}")
+                        raise Refusal(status, "", f"refused by the test: {part}")
                 self._route(method, path)
-            except HubError as error:
+            except Refusal as error:
                 headers = {"X-Error-Message": error.message, **error.headers}
                 if error.code:
                     headers["X-Error-Code"] = error.code
@@ -214,7 +214,7 @@ class HubHandler(BaseHTTPRequestHandler):
             if match and route_method == method:
                 answer: Callable[..., None] = getattr(self, name)
                 return answer(**match.groupdict())
-        raise HubError(404, "", f"no such route: {method} {path}")
+        raise Refusal(404, "", f"no such route: {method} {path}")
 
     def _read_body(self) -> bytes:
         if self.headers.get("Transfer-Encoding") != "chunked":
@@ -253,11 +253,11 @@ class HubHandler(BaseHTTPRequestHandler):
         """Return whether a valid token was sent; refuse a wrong one, and with `write` one that cannot write."""
         scheme, _, sent = self.headers.get("Authorization", "").partition(" ")
         if scheme and sent not in (self.hub.token, self.hub.read_token):
-            raise HubError(401, "", "Invalid credentials in Authorization header")
+            raise Refusal(401, "", "Invalid credentials in Authorization header")
         if write and not scheme:
-            raise HubError(401, "", "Invalid username or password.")
+            raise Refusal(401, "", "Invalid username or password.")
         if write and sent == self.hub.read_token:
-            raise HubError(403, "", "this token has read access only; use one with write access")
+            raise Refusal(403, "", "this token has read access only; use one with write access")
         return bool(scheme)
 
     def _repository(self, repo: str, *, write: bool = False) -> Repository:
@@ -265,18 +265,18 @@ class HubHandler(BaseHTTPRequestHandler):
         found = self.hub.repositories.get(repo)
         if found is None or (found.private and not authenticated):
             # The Hub does not tell strangers whether a private repository exists.
-            raise HubError(404 if authenticated else 401, "RepoNotFound", "Repository not found")
+            raise Refusal(404 if authenticated else 401, "RepoNotFound", "Repository not found")
         return found
 
     def _files(self, repo: str, revision: str, *, write: bool = False) -> tuple[str, dict[str, StoredFile]]:
         found = self._repository(repo, write=write).at(revision)
         if found is None:
-            raise HubError(404, "RevisionNotFound", f"Invalid rev id: {revision}")
+            raise Refusal(404, "RevisionNotFound", f"Invalid rev id: {revision}")
         return found
 
     def whoami(self) -> None:
         if not self._authenticate():
-            raise HubError(401, "", "Invalid username or password.")
+            raise Refusal(401, "", "Invalid username or password.")
         role = "write" if self.headers["Authorization"].endswith(self.hub.token) else "read"
         auth = {"type": "access_token", "accessToken": {"displayName": "test", "role": role}}
         self._json({"type": "user", "name": self.hub.user, "orgs": [{"name": "lab"}], "auth": auth})
@@ -287,7 +287,7 @@ class HubHandler(BaseHTTPRequestHandler):
         owner = asked.get("organization") or self.hub.user
         repo = f"{owner}/{asked['name']}"
         if owner not in (self.hub.user, "lab"):
-            raise HubError(403, "", f"You don't have the rights to create a model under the namespace {owner!r}")
+            raise Refusal(403, "", f"You don't have the rights to create a model under the namespace {owner!r}")
         answer = {"url": f"{self.hub.url}/{repo}", "name": repo, "id": repo}
         if repo in self.hub.repositories:
             return self._json({**answer, "error": "You already created this model repo"}, 409)
@@ -339,14 +339,14 @@ class HubHandler(BaseHTTPRequestHandler):
 
     def _check_signature(self, oid: str) -> None:
         if self.query.get("signature") != self._signature(oid):
-            raise HubError(403, "", "The signature does not match")
+            raise Refusal(403, "", "The signature does not match")
 
     def lfs_put(self, oid: str) -> None:
         self._check_signature(oid)
         if "Authorization" in self.headers:
-            raise HubError(400, "", "Storage takes a signature and must not see the Hub token")
+            raise Refusal(400, "", "Storage takes a signature and must not see the Hub token")
         if sha256_hex(self.body) != oid:
-            raise HubError(400, "", "The content does not have this SHA-256")
+            raise Refusal(400, "", "The content does not have this SHA-256")
         self.hub.objects[oid] = self.body
         self._send(200, b"", {"ETag": f'"{oid}"'})
 
@@ -354,7 +354,7 @@ class HubHandler(BaseHTTPRequestHandler):
         self._repository(repo, write=True)
         asked = json.loads(self.body)
         if len(self.hub.objects.get(asked["oid"], b"")) != asked["size"]:
-            raise HubError(404, "", f"LFS object {asked['oid']} was not uploaded completely")
+            raise Refusal(404, "", f"LFS object {asked['oid']} was not uploaded completely")
         self._json({})
 
     def commit(self, repo: str, revision: str) -> None:
@@ -370,14 +370,14 @@ class HubHandler(BaseHTTPRequestHandler):
                     files[value["path"]] = StoredFile(base64.b64decode(value["content"]), is_lfs=False)
                 case "lfsFile":
                     if value["oid"] not in self.hub.objects:
-                        raise HubError(400, "", f"LFS pointer points to a missing object: {value['path']}")
+                        raise Refusal(400, "", f"LFS pointer points to a missing object: {value['path']}")
                     files[value["path"]] = StoredFile(self.hub.objects[value["oid"]], is_lfs=True)
                 case "deletedFile":
                     del files[value["path"]]
                 case "deletedFolder":
                     files = {path: file for path, file in files.items() if not path.startswith(value["path"])}
                 case key:
-                    raise HubError(400, "", f"unknown operation {key}")
+                    raise Refusal(400, "", f"unknown operation {key}")
         oid = self.hub.repositories[repo].commit(title, files)
         url = f"{self.hub.url}/{repo}/commit/{oid}"
         self._json({"success": True, "commitOid": oid, "commitUrl": url, "hookOutput": ""})
@@ -393,7 +393,7 @@ class HubHandler(BaseHTTPRequestHandler):
         prefix = f"{folder}/" if folder else ""
         inside = {path: file for path, file in sorted(files.items()) if path.startswith(prefix)}
         if folder and not inside:
-            raise HubError(404, "EntryNotFound", f"{folder} does not exist on {revision!r}")
+            raise Refusal(404, "EntryNotFound", f"{folder} does not exist on {revision!r}")
         recursive = self.query.get("recursive", "").lower() in ("true", "1")
         entries: dict[str, dict] = {}
         for path, file in inside.items():
@@ -430,7 +430,7 @@ class HubHandler(BaseHTTPRequestHandler):
         oid, files = self._files(repo, revision)
         file = files.get(path)
         if file is None:
-            raise HubError(404, "EntryNotFound", "Entry not found", **{"X-Repo-Commit": oid})
+            raise Refusal(404, "EntryNotFound", "Entry not found", **{"X-Repo-Commit": oid})
         if not file.is_lfs:
             return self._send_content(file.content, {"X-Repo-Commit": oid, "ETag": f'"{file.blob_oid}"'})
         sha256 = sha256_hex(file.content)

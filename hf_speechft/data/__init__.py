@@ -17,8 +17,10 @@ _HOME = {
     "NORMALIZERS": "text",
     "normalize_text": "text",
     "load_corpus": "corpora",
+    "load_demo": "demo",
     "FilterReport": "filters",
     "filter_corpus": "filters",
+    "expand_speeds": "augment",
     "SpeechCollator": "collate",
 }
 

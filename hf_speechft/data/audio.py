@@ -208,7 +208,7 @@ def _mono(array: np.ndarray, name: str) -> np.ndarray:
         channel_axis = int(np.argmin(waveform.shape))
         if waveform.shape[channel_axis] > _MAX_CHANNELS:
             raise AudioError(f"{name} has no side of at most {_MAX_CHANNELS} channels; pass one clip at a time")
-        waveform = waveform.mean(axis=channel_axis)  # (samples,)
+        waveform = waveform.mean(axis=channel_axis) if waveform.size else waveform.ravel()  # (samples,)
     return waveform
 
 

@@ -13,6 +13,8 @@ from hf_speechft.data.audio import load_audio
 class SpeechCollator:
     """Decode, augment and pad rows `{audio, text}` for the Trainer (`remove_unused_columns=False`).
 
+    A row with the column `speed` (`augment.expand_speeds`) is played at that speed.
+
     It holds no open files and no lambdas of its own, hence data loader workers can pickle it.
 
     Args:
@@ -51,6 +53,10 @@ class SpeechCollator:
     def _waveform(self, row: Mapping[str, Any]) -> np.ndarray:
         try:
             waveform = load_audio(row["audio"], self.sampling_rate_hz)
+            if row.get("speed", 1.0) != 1.0:
+                from hf_speechft.data.augment import change_speed  # imports datasets, which most users can do without
+
+                waveform = change_speed(waveform, row["speed"], self.sampling_rate_hz)
             return waveform if self.augment is None else np.asarray(self.augment(waveform), dtype=np.float32)
         except ValueError as error:
             raise ValueError(f"utterance {_name(row)}: {error}") from error

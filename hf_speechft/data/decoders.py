@@ -80,10 +80,22 @@ def encoded_duration_s(name: str, content: Path | bytes) -> float:
         return sound.frames / sound.samplerate
 
 
+class _SequentialSoundFile(soundfile.SoundFile):
+    """A file that is read from front to back.
+
+    soundfile seeks after each read of a seekable file; in mp3 a seek drops the bits that the next frame borrows from
+    the one before, which puts clicks between blocks.
+    """
+
+    def seekable(self) -> bool:
+        """Say no, so that reading never seeks."""
+        return False
+
+
 def _open_soundfile(content: Path | bytes) -> soundfile.SoundFile | None:
     """Open with libsndfile; None where it doesn't know the format or would guess the length."""
     try:
-        sound = soundfile.SoundFile(io.BytesIO(content) if isinstance(content, bytes) else content)
+        sound = _SequentialSoundFile(io.BytesIO(content) if isinstance(content, bytes) else content)
     except soundfile.LibsndfileError:
         return None
     # Without a count of frames libsndfile guesses the length from the first frame's bit rate and stops there,

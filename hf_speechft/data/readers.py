@@ -15,6 +15,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import fsspec
 from datasets import Audio, Dataset, Value, concatenate_datasets, load_dataset_builder, load_from_disk
 from datasets.exceptions import DatasetsError
 from datasets.table import InMemoryTable
@@ -203,14 +204,13 @@ def _read_folder(folder: Path, audio_column: str | None, cache_dir: str | os.Pat
         splits = _audio_folder_splits(root, audio_column) or _manifest_splits(root, audio_column)
         if splits:
             return splits
-    try:  # archives, and parquet files as in a copy of a Hub repository
+    if any(next(folder.rglob(f"*{suffix}"), None) for suffix in (".parquet", ".zip")):  # a copy of a Hub repository
         return _build_with_datasets(str(folder), None, cache_dir, None)
-    except (OSError, DatasetsError, ValueError) as error:
-        raise ValueError(
-            f"folder {folder} holds no corpus: no metadata.csv or metadata.jsonl in it or in split folders, no "
-            "manifest such as train.csv, no LibriSpeech *.trans.txt; write a metadata.csv with the columns file_name "
-            "and transcription"
-        ) from error
+    raise ValueError(
+        f"folder {folder} holds no corpus: no metadata.csv or metadata.jsonl in it or in split folders, no manifest "
+        "such as train.csv, no LibriSpeech *.trans.txt; write a metadata.csv with the columns file_name and "
+        "transcription"
+    )
 
 
 def _audio_folder_splits(folder: Path, audio_column: str | None) -> RawSplits:
@@ -314,12 +314,15 @@ class _UndecodedAudio(Audio):
     """Audio that a builder can write without torchcodec: a path or bytes are stored as they are."""
 
     def encode_example(self, value: str | bytes | dict[str, Any]) -> dict[str, Any]:
-        """Store what a folder builder found."""
-        if isinstance(value, (str, os.PathLike)):
-            return {"bytes": None, "path": str(value)}
+        """Store the path of a file, or the bytes of what lies in an archive."""
         if isinstance(value, (bytes, bytearray)):
             return {"bytes": bytes(value), "path": None}
-        return {"bytes": value.get("bytes"), "path": value.get("path")}
+        if isinstance(value, dict):
+            return {"bytes": value.get("bytes"), "path": value.get("path")}
+        if "://" not in str(value):
+            return {"bytes": None, "path": str(value)}
+        with fsspec.open(value, "rb") as file:  # zip://a.wav::archive.zip
+            return {"bytes": file.read(), "path": str(value).partition("::")[0]}
 
 
 def _build_with_datasets(

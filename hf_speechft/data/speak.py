@@ -4,7 +4,9 @@ The pip package `espeakng-loader` carries the espeak-ng library and its voices, 
 Unusual here: espeak-ng keeps state in static variables (flutter phase, noise seed, wave phase) that no function of it
 resets, so the same sentence sounds slightly different after another one. Each utterance therefore loads the library
 anew, from a private copy that nothing else in the process can hold open; the same call gives the same samples in any
-order and in any process. A voice name is a language and an optional variant, such as "en-us" or "en-us+f3".
+order and in any process. Variants with breath or of the Klatt kind (f2, whisper, klatt2) take noise from the C
+library's rand(), which is seeded before each utterance: they repeat on one system but differ between systems.
+A voice name is a language and an optional variant, such as "en-us" or "en-us+f3".
 
 Source: espeak-ng 1.52, `src/include/espeak-ng/speak_lib.h`.
 """
@@ -36,8 +38,8 @@ _POSITION_CHARACTER = 1
 _CHARS_UTF8 = 1
 
 _CALLBACK = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.c_void_p)
-# What espeak-ng reads besides the voice's own two files and its dictionary.
-_SHARED_DATA = ("phontab", "phonindex", "phondata", "intonations")
+# What espeak-ng reads for English besides the voice's own two files.
+_ENGLISH_DATA = ("phontab", "phonindex", "phondata", "intonations", "en_dict")
 _one_at_a_time = threading.Lock()
 
 
@@ -161,6 +163,7 @@ class Speaker:
         callback = _CALLBACK(collect)
         encoded = text.encode("utf-8") + b"\0"
         library = ctypes.CDLL(str(self._library_path))
+        _seed_c_noise()
         try:
             folder = os.fsencode(self._voice_data[voice])
             rate_hz = library.espeak_Initialize(_AUDIO_OUTPUT_SYNCHRONOUS, 0, folder, _INITIALIZE_DONT_EXIT)
@@ -183,14 +186,14 @@ class Speaker:
         return chunks
 
     def _link_voice_data(self, voice: str) -> Path:
-        """Gives a data folder with the files of one voice only, or the whole one where links can't be made."""
+        """Gives a data folder with the files of one English voice only, or the whole one where that can't be had."""
         language, _, variant = voice.partition("+")
-        language_file = _find_language_file(self._data, language)
-        dictionary = self._data / f"{language.split('-')[0].lower()}_dict"
-        if language_file is None or not dictionary.exists():
+        # Other languages are not narrowed: within a sentence they may switch to any language's dictionary.
+        language_file = _find_language_file(self._data, language) if language.split("-")[0] == "en" else None
+        if language_file is None:
             return self._data
         folder = self._folder / f"voice{len(self._voice_data)}"
-        wanted = [*(self._data / name for name in _SHARED_DATA), dictionary, language_file]
+        wanted = [*(self._data / name for name in _ENGLISH_DATA), language_file]
         if variant:
             wanted.append(self._data / "voices" / "!v" / variant)
         try:
@@ -221,13 +224,8 @@ def _data_folder() -> Path:
 
 @functools.cache
 def _find_language_file(data: Path, language: str) -> Path | None:
-    """Finds the file in `lang/` that declares a language code as one of its names."""
-    for path in sorted((data / "lang").rglob("*")):
-        if path.is_file() and path.name.lower() in (language.lower(), language.split("-")[0].lower()):
-            lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
-            if any(line.split()[:2] == ["language", language] for line in lines):
-                return path
-    return None
+    """Finds the file whose name is a language code, in any case: "en-us" is in `lang/gmw/en-US`."""
+    return next((path for path in sorted((data / "lang").glob("*/*")) if path.name.lower() == language.lower()), None)
 
 
 def _check_variant(voice: str) -> None:
@@ -247,6 +245,11 @@ def _check_range(name: str, value: int, allowed: tuple[int, int]) -> None:
 def _check_code(call: str, code: int) -> None:
     if code:
         raise RuntimeError(f"espeak-ng failed: {call} returned code {code}")
+
+
+def _seed_c_noise() -> None:
+    if os.name != "nt":  # ctypes finds no process-wide rand() on Windows
+        ctypes.CDLL(None).srand(1)
 
 
 def _unload(library: ctypes.CDLL) -> None:

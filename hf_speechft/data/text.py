@@ -15,7 +15,7 @@ from collections.abc import Callable
 _APOSTROPHES = str.maketrans(dict.fromkeys("\u2019\u2018\u02bc\u00b4\u0060\uff07", "'"))
 _LOOSE_APOSTROPHE = re.compile(r"(?<!\w)'|'(?!\w)")
 _SPOKEN_SYMBOLS = {"&": " and ", "%": " percent ", "@": " at "}
-_WORD_BREAKS = re.compile(r"[\s/_\\|~+=\u00ad]|[-\u2010-\u2015\u2212\u2026]")
+_WORD_BREAKS = re.compile(r"[\s/_\\|~+=\-\u2010-\u2015\u2212]|\.{2,}")
 
 
 def keep_text(text: str) -> str:

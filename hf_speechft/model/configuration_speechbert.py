@@ -4,6 +4,8 @@ A SpeechBERT model is a text checkpoint whose word embeddings gave way to an aud
 The text checkpoint's own configuration stays whole in `backbone_config`; the fields here describe what was added.
 """
 
+import copy
+
 from transformers import AutoConfig, PreTrainedConfig
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
@@ -74,8 +76,9 @@ class SpeechBertConfig(PreTrainedConfig):
         if self.backbone_config is None:
             self.backbone_config = CONFIG_MAPPING["bert"]()
         elif isinstance(self.backbone_config, dict):
-            fields = dict(self.backbone_config)
-            self.backbone_config = CONFIG_MAPPING[fields.pop("model_type", "bert")](**fields)
+            self.backbone_config = _text_config(self.backbone_config)
+        else:
+            self.backbone_config = copy.deepcopy(self.backbone_config)  # the caller's stays as it is
         super().__post_init__(**kwargs)
         _require("subsampling", self.subsampling, SUBSAMPLING)
         _require("attention", self.attention, (None, *ATTENTION))
@@ -109,6 +112,16 @@ class SpeechBertConfig(PreTrainedConfig):
     def inputs_to_logits_ratio(self) -> int:
         """Samples from one step of logits to the next; the pipeline computes chunks and times from it."""
         return self.subsampling * self.hop_length
+
+
+def _text_config(fields: dict) -> PreTrainedConfig:
+    """Make the text checkpoint's configuration of its dictionary; without a `model_type` it is BERT's."""
+    model_type = fields.get("model_type", "bert")
+    if model_type not in CONFIG_MAPPING:
+        raise ValueError(
+            f"backbone_config has model_type {model_type!r}, which this transformers does not know; upgrade it"
+        )
+    return CONFIG_MAPPING[model_type](**{name: value for name, value in fields.items() if name != "model_type"})
 
 
 def _native_attention(backbone_config: PreTrainedConfig) -> str:

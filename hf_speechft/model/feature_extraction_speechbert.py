@@ -35,7 +35,8 @@ STD_FLOOR = 1e-3  # log units; keeps the rounding noise of a constant feature (d
 MIN_MELS = 4
 MAX_CHANNELS = 32  # a 2-D clip whose short axis is longer than this is not multi-channel audio
 INT16_SCALE = 1.0 / 32768.0
-CPU_BLOCK_FRAMES = 512  # 1 MiB of float32 spectra, which stays in a core's cache
+CPU_MELS_PER_BAND = 16  # one AVX-512 register
+CPU_BLOCK_FRAMES = 1024  # 10 s; 2 MiB of float32 spectra, which stays in the caches
 ACCELERATOR_BLOCK_FRAMES = 65536  # 128 MiB of float32 spectra
 NORMALIZE_BLOCK_FRAMES = 8192
 
@@ -43,12 +44,40 @@ Clip = np.ndarray | torch.Tensor | Sequence
 Speech = Clip | Sequence[Clip]
 
 
+class MelBand(NamedTuple):
+    """Neighbouring mel filters and the part of the spectrum that they see."""
+
+    mels: slice
+    parts: slice  # of the 2 * bins real and imaginary parts
+    weights: torch.Tensor  # (parts, mels)
+
+
 class FeatureTables(NamedTuple):
     """Constant matrices of one configuration on one device."""
 
     window: torch.Tensor  # (frame_samples,)
-    mel_filters: torch.Tensor  # (bins, mels)
+    mel_bands: list[MelBand]
     cosines: torch.Tensor | None  # (mels, ceps), liftered; mfcc only
+
+
+def mel_bands(filters: torch.Tensor, mels_per_band: int) -> list[MelBand]:
+    """Cut a filter matrix, which is nearly diagonal, into small matrices along its diagonal.
+
+    Args:
+        filters: Weights of shape `(bins, mels)`.
+        mels_per_band: Filters per small matrix.
+
+    Returns:
+        Bands whose weights apply to squared real and imaginary parts in turn, as an FFT lays them out in memory.
+    """
+    weights = filters.repeat_interleave(2, dim=0)  # (2 * bins, mels)
+    bands = []
+    for first in range(0, weights.shape[1], mels_per_band):
+        mels = slice(first, first + mels_per_band)
+        used = weights[:, mels].any(dim=1).nonzero().flatten().tolist() or [0]
+        parts = slice(used[0], used[-1] + 1)
+        bands.append(MelBand(mels, parts, weights[parts, mels].contiguous()))
+    return bands
 
 
 def kaldi_mel_filters(mels: int, fft_samples: int, sampling_rate: int) -> torch.Tensor:
@@ -144,7 +173,10 @@ def _tables(
                 f"{empty} of {mels} mel filters are always empty: narrower than the {sampling_rate / fft:.1f} Hz from "
                 "one frequency to the next; use fewer mel filters or a longer frame_length_ms"
             )
-        return FeatureTables((window * scale).to(torch.float32).to(device), filters.to(device), cosines)
+        # On a CPU small matrices save three quarters of the multiplications; an accelerator prefers one large one.
+        bands = mel_bands(filters, CPU_MELS_PER_BAND if device == "cpu" else mels)
+        bands = [band._replace(weights=band.weights.to(device)) for band in bands]
+        return FeatureTables((window * scale).to(torch.float32).to(device), bands, cosines)
 
 
 class SpeechBertFeatureExtractor(SequenceFeatureExtractor):
@@ -152,7 +184,7 @@ class SpeechBertFeatureExtractor(SequenceFeatureExtractor):
 
     Floating-point waveforms are used as they are, usually in [-1, 1], and int16 samples are divided by 32768: the
     same waveform given to `torchaudio.compliance.kaldi` gives the same features. At this scale Kaldi's floor on mel
-    energies lies just above the rounding noise of 16-bit audio, so digital silence is no outlier. Set
+    energies lies near the rounding noise of 16-bit audio, so digital silence is no far outlier. Set
     `waveform_scale=32768.0` for what Kaldi itself computes from 16-bit files.
 
     - `fbank`: `log max(energy, 1.19e-7)`, Kaldi's defaults without dither: frames that fit entirely, DC offset
@@ -295,13 +327,16 @@ class SpeechBertFeatureExtractor(SequenceFeatureExtractor):
         waveforms = [self._to_waveform(clip, index).to(device) for index, clip in enumerate(clips)]
         counts = [self.frame_count(len(waveform)) for waveform in waveforms]
         counts, widths = self._plan_padding(counts, padding, max_length, truncation, pad_to_multiple_of)
-        shapes = [(width, self.feature_size) for width in widths]
+        new = functools.partial(torch.empty, dtype=torch.float32, device=device)
         if len(set(widths)) == 1:
-            inputs = torch.full((len(clips), *shapes[0]), self.padding_value, dtype=torch.float32, device=device)
+            inputs = new(len(clips), widths[0], self.feature_size)
         else:
-            inputs = [torch.full(shape, self.padding_value, dtype=torch.float32, device=device) for shape in shapes]
+            inputs = [new(width, self.feature_size) for width in widths]
         spans = [self._span(count, width) for count, width in zip(counts, widths, strict=True)]
         outputs = [features[span] for features, span in zip(inputs, spans, strict=True)]  # each (frames, feature_size)
+        for features, span in zip(inputs, spans, strict=True):
+            features[: span.start] = self.padding_value
+            features[span.stop :] = self.padding_value
         with torch.autocast(device.type, enabled=False):  # bf16 energies would miss the references by 1e-2
             self._extract(waveforms, outputs)
         for output in outputs:
@@ -388,6 +423,8 @@ class SpeechBertFeatureExtractor(SequenceFeatureExtractor):
         """Return the frames to compute and the frames to allocate for each clip, as `pad` would arrive at them."""
         strategy = self._get_padding_strategies(padding=padding, max_length=max_length)
         multiple = pad_to_multiple_of or 1
+        if max_length is not None and max_length < 1:
+            raise ValueError(f"max_length={max_length} was given; at least 1 frame is needed")
         if truncation:
             if max_length is None:
                 raise ValueError("truncation=True needs max_length, the number of frames to keep")
@@ -408,8 +445,9 @@ class SpeechBertFeatureExtractor(SequenceFeatureExtractor):
         if waveforms[0].device.type != "cpu":
             self._extract_joined(waveforms, outputs)
             return
+        windowed = outputs[0].new_zeros(min(CPU_BLOCK_FRAMES, max(map(len, outputs))), self.fft_length)
         for waveform, output in zip(waveforms, outputs, strict=True):
-            self._extract_clip(waveform, output, self._lead_samples, CPU_BLOCK_FRAMES)
+            self._extract_clip(waveform, output, windowed, self._lead_samples)
 
     def _extract_joined(self, waveforms: list[torch.Tensor], outputs: list[torch.Tensor]) -> None:
         """Do the same with few, large launches, for accelerators.
@@ -425,17 +463,26 @@ class SpeechBertFeatureExtractor(SequenceFeatureExtractor):
             samples = min(len(waveform), (len(output) - 1) * hop + self.frame_length - lead)
             joined[start * hop + lead :][:samples] = _to_float32(waveform[:samples])
         rows = outputs[0].new_empty(starts[-1], self.feature_size)
-        self._extract_clip(joined, rows, 0, ACCELERATOR_BLOCK_FRAMES)
+        windowed = outputs[0].new_zeros(min(ACCELERATOR_BLOCK_FRAMES, len(rows)), self.fft_length)
+        self._extract_clip(joined, rows, windowed, 0)
         for start, output in zip(starts[:-1], outputs, strict=True):
             output.copy_(rows[start : start + len(output)])
 
-    def _extract_clip(self, waveform: torch.Tensor, output: torch.Tensor, lead: int, block_frames: int) -> None:
-        """Fill `output (frames, feature_size)` block by block; the first frame starts `lead` samples early."""
-        tables = self._get_tables(waveform.device)
-        windowed = output.new_zeros(min(len(output), block_frames), self.fft_length)  # beyond the frame it stays 0
+    def _extract_clip(
+        self, waveform: torch.Tensor, output: torch.Tensor, windowed: torch.Tensor, lead_samples: int
+    ) -> None:
+        """Fill `output (frames, feature_size)` block by block.
+
+        Args:
+            waveform: `(samples,)`.
+            output: Written to.
+            windowed: Room for the windowed frames of a block, `(block_frames, fft_samples)`, 0 beyond the frame.
+            lead_samples: How long before the first sample the first frame starts.
+        """
+        tables, block_frames = self._get_tables(waveform.device), len(windowed)
         for first in range(0, len(output), block_frames):
             out = output[first : first + block_frames]
-            start = first * self.hop_length - lead - 1  # one sample of context, for pre-emphasis
+            start = first * self.hop_length - lead_samples - 1  # one sample of context, for pre-emphasis
             stop = start + 1 + (len(out) - 1) * self.hop_length + self.frame_length
             samples = _to_float32(waveform[max(start, 0) : stop])
             missing = (max(-start, 0), max(stop - len(waveform), 0))
@@ -458,15 +505,16 @@ class SpeechBertFeatureExtractor(SequenceFeatureExtractor):
             emphasised = torch.sub(samples[1:], samples[:-1], alpha=PREEMPHASIS)
             torch.sub(emphasised.unfold(0, self.frame_length, self.hop_length), offset, out=head)
             head.mul_(tables.window)
-        spectrum = torch.fft.rfft(windowed)  # (frames, bins)
-        power = spectrum.real.square().addcmul_(spectrum.imag, spectrum.imag)
+        parts = torch.view_as_real(torch.fft.rfft(windowed)).flatten(1).square_()  # (frames, 2 * bins)
+        energies = out if self.feature_type != "mfcc" else out.new_empty(len(out), self.mel_filters_used)
+        for band in tables.mel_bands:
+            torch.mm(parts[:, band.parts], band.weights, out=energies[:, band.mels])
+        if self.feature_type == "log_mel":
+            energies.add_(LOG_MEL_OFFSET).log_()
+            return
+        energies.clamp_min_(KALDI_FLOOR).log_()  # (frames, mels)
         if self.feature_type == "mfcc":
-            energies = torch.mm(power, tables.mel_filters).clamp_min_(KALDI_FLOOR).log_()  # (frames, mels)
             torch.mm(energies, tables.cosines, out=out)
-        elif self.feature_type == "fbank":
-            torch.mm(power, tables.mel_filters, out=out).clamp_min_(KALDI_FLOOR).log_()
-        else:
-            torch.mm(power, tables.mel_filters, out=out).add_(LOG_MEL_OFFSET).log_()
 
     def _get_tables(self, device: torch.device) -> FeatureTables:
         return _tables(

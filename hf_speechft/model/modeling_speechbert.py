@@ -7,7 +7,6 @@
       -> linear head (batch, steps, vocab)    CTC; blank = config.pad_token_id
 """
 
-import copy
 import inspect
 
 import torch
@@ -173,7 +172,7 @@ class SpeechBertForCTC(SpeechBertPreTrainedModel):
         check_text_model(text_config, name_or_path)
         extractor, tokenizer = processor.feature_extractor, processor.tokenizer
         config = SpeechBertConfig(
-            backbone_config=copy.deepcopy(text_config),
+            backbone_config=text_config,
             vocab_size=len(tokenizer),
             pad_token_id=tokenizer.pad_token_id,
             num_mel_bins=extractor.feature_size,
@@ -217,7 +216,7 @@ class SpeechBertForCTC(SpeechBertPreTrainedModel):
         logits = self.head(self.dropout(outputs.last_hidden_state))  # (batch, steps, vocab)
         loss = None
         if labels is not None:
-            loss = self._ctc_loss(logits, self._step_lengths(input_features, attention_mask), labels)
+            loss = self.ctc_loss(logits, self.step_lengths(input_features, attention_mask), labels)
         return CausalLMOutput(loss, logits, outputs.hidden_states, outputs.attentions)
 
     @torch.no_grad()
@@ -235,11 +234,10 @@ class SpeechBertForCTC(SpeechBertPreTrainedModel):
             Ids `(batch, steps)`, blank behind an utterance's end; `processor.batch_decode` makes text of them.
         """
         logits = self(input_features, attention_mask, **kwargs).logits
-        step_lengths = self._step_lengths(input_features, attention_mask)
-        beyond_end = ~length_mask(step_lengths, logits.shape[1])
-        return logits.argmax(dim=-1).masked_fill(beyond_end, self.config.pad_token_id)
+        return best_path(logits, self.step_lengths(input_features, attention_mask), self.config.pad_token_id)
 
-    def _step_lengths(self, input_features: torch.Tensor, attention_mask: torch.Tensor | None) -> torch.Tensor:
+    def step_lengths(self, input_features: torch.Tensor, attention_mask: torch.Tensor | None = None) -> torch.Tensor:
+        """Steps of each utterance, `(batch,)`, from the arguments of `forward`."""
         batch, frames, _ = input_features.shape
         if attention_mask is None:
             frame_lengths = torch.full((batch,), frames, device=input_features.device)
@@ -247,8 +245,20 @@ class SpeechBertForCTC(SpeechBertPreTrainedModel):
             frame_lengths = attention_mask.sum(dim=-1)
         return output_lengths(frame_lengths, self.config.subsampling)
 
-    def _ctc_loss(self, logits: torch.Tensor, step_lengths: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        """CTC loss in float32 (Graves et al., 2006), summed or averaged as the configuration says."""
+    def ctc_loss(self, logits: torch.Tensor, step_lengths: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        """CTC loss in float32 (Graves et al., 2006), summed or averaged as the configuration says.
+
+        Args:
+            logits: `(batch, steps, vocab)`.
+            step_lengths: `(batch,)`.
+            labels: `(batch, tokens)` unit ids, padded with -100.
+
+        Returns:
+            A scalar.
+
+        Raises:
+            ValueError: As `forward`.
+        """
         is_label = labels >= 0
         token_lengths = is_label.sum(dim=-1)
         blank = self.config.pad_token_id
@@ -286,8 +296,7 @@ def check_labels(
             f"labels hold {sorted(set(labels[wrong].tolist()))}; they need to be unit ids below {vocab_size} other than "
             f"the blank {blank}. Make them with the processor that belongs to this model."
         )
-    repeats = ((labels[:, 1:] == labels[:, :-1]) & is_label[:, 1:]).sum(dim=-1)
-    needed = is_label.sum(dim=-1) + repeats
+    needed = needed_steps(labels)
     too_short = (needed > step_lengths).nonzero()[:, 0].tolist()
     if too_short:
         rows = "; ".join(f"row {row}: {step_lengths[row]} steps for {needed[row]}" for row in too_short[:5])
@@ -296,6 +305,38 @@ def check_labels(
             "neighbours included). Drop them (hf_speechft.data.filter_corpus does), or use a smaller subsampling "
             "or the native vocabulary."
         )
+
+
+def needed_steps(labels: torch.Tensor) -> torch.Tensor:
+    """Steps that CTC needs at least: one for each token, one more between equal neighbours.
+
+    Args:
+        labels: `(batch, tokens)`, padded on the right with negative numbers.
+
+    Returns:
+        `(batch,)`.
+
+    >>> needed_steps(torch.tensor([[5, 7, 7], [5, -100, -100]])).tolist()
+    [4, 1]
+    """
+    is_label = labels >= 0
+    repeats = (labels[:, 1:] == labels[:, :-1]) & is_label[:, 1:]
+    return is_label.sum(dim=-1) + repeats.sum(dim=-1)
+
+
+def best_path(logits: torch.Tensor, step_lengths: torch.Tensor, blank: int) -> torch.Tensor:
+    """Best unit of each step, blank behind an utterance's end.
+
+    Args:
+        logits: `(batch, steps, vocab)`.
+        step_lengths: `(batch,)`.
+        blank: Id of the blank.
+
+    Returns:
+        Ids `(batch, steps)`.
+    """
+    beyond_end = ~length_mask(step_lengths, logits.shape[1])
+    return logits.argmax(dim=-1).masked_fill(beyond_end, blank)
 
 
 def check_text_model(config: PreTrainedConfig, name_or_path: str) -> None:

@@ -106,7 +106,7 @@ class SpeechBertProcessor(ProcessorMixin):
 
     def _labels(self, texts: list[str], return_tensors: str | None) -> object:
         units = self.tokenizer(texts, add_special_tokens=False)["input_ids"]
-        longest = max(map(len, units))
+        longest = max(1, *map(len, units))  # a batch of empty transcripts keeps a column, and so its integer type
         rows = [row + [IGNORED_LABEL] * (longest - len(row)) for row in units]
         return BatchFeature({"labels": rows}, tensor_type=return_tensors)["labels"]
 

@@ -10,6 +10,7 @@ units joined with `▁` read as a space.
 
 import json
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 
@@ -94,7 +95,8 @@ class SpeechBertTokenizer(PreTrainedTokenizer):
 
     def convert_tokens_to_string(self, tokens: Sequence[str]) -> str:
         """Join units to text; blanks are left out."""
-        return "".join(unit for unit in tokens if unit != self.pad_token).replace(WORD_START, " ").strip()
+        text = "".join(unit for unit in tokens if unit != self.pad_token)
+        return " ".join(text.replace(WORD_START, " ").split())  # a space may be recognised twice in a row
 
     def decode(
         self,
@@ -145,7 +147,7 @@ class SpeechBertTokenizer(PreTrainedTokenizer):
         """`decode` each of several id sequences; with offsets, one output whose fields are lists."""
         decoded = [self.decode(ids, skip_special_tokens, **kwargs) for ids in sequences]
         if decoded and isinstance(decoded[0], ModelOutput):
-            return SpeechBertTokenizerOutput({name: [one[name] for one in decoded] for name in decoded[0]})
+            return SpeechBertTokenizerOutput(**{name: [one[name] for one in decoded] for name in decoded[0]})
         return decoded
 
     def _unit_spans(
@@ -187,6 +189,7 @@ class SpeechBertTokenizer(PreTrainedTokenizer):
         return (str(path),)
 
 
+@dataclass
 class SpeechBertTokenizerOutput(ModelOutput):
     """Decoded text with the spans of its characters and words in steps; lists of these for a batch."""
 

@@ -61,9 +61,9 @@ def check_token(repo_id: str, token: str | None = None, *, endpoint: str | None 
     try:
         user = api.whoami()
     except LocalTokenNotFoundError as error:
-        raise HubError(f"no Hugging Face token was found, and pushing to {repo_id!r} needs one; {_HOW_TO_LOG_IN}") from (
-            error
-        )
+        raise HubError(
+            f"no Hugging Face token found, and pushing to {repo_id!r} needs one; {_HOW_TO_LOG_IN}"
+        ) from error
     except HfHubHTTPError as error:
         raise HubError(_refusal(error, api.endpoint, repo_id, token)) from error
     except (HTTPError, OSError) as error:
@@ -120,7 +120,7 @@ def push_folder(
     # Whatever an upload can raise (HTTP, Xet, threads, files), the person needs to know that the run is safe.
     except Exception as error:
         raise HubError(
-            f"uploading {folder} to {repo_id!r} failed: {_first_line(error)}. The run is safe in {folder}; upload it "
+            f"uploading {folder} to {repo_id!r} failed: {_in_one_line(error)}. The run is safe in {folder}; upload it "
             f"later with: {upload_command(folder, repo_id)}"
         ) from error
     url = str(repository)
@@ -177,15 +177,18 @@ def _full_id(user: dict[str, Any], repo_id: str) -> str:
     writable = [user["name"], *(organisation["name"] for organisation in user.get("orgs", []))]
     if namespace not in writable:
         raise HubError(
-            f"the token belongs to {user['name']!r}, who cannot write to {repo_id!r}; choose a namespace among {writable}"
+            f"the token belongs to {user['name']!r}, who cannot write to {repo_id!r}; "
+            f"choose a namespace among {writable}"
         )
     return repo_id
 
 
-def _first_line(error: BaseException) -> str:
-    """Return what went wrong in one line: the server's own words where there are any, else those of the cause."""
-    while not isinstance(error, HfHubHTTPError) and error.__cause__ is not None:
-        error = error.__cause__
-    message = (isinstance(error, HfHubHTTPError) and error.server_message) or str(error)
-    lines = [line.strip() for line in message.splitlines() if line.strip()]
-    return f"{type(error).__name__}: {lines[0] if lines else 'no details'}".rstrip(".")
+def _in_one_line(error: BaseException) -> str:
+    """Return what went wrong: the error's first line, and the server's own words where it holds others."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    description = f"{type(error).__name__}: {lines[0] if lines else 'no details'}".rstrip(".:")
+    answer: BaseException | None = error
+    while answer is not None and not isinstance(answer, HfHubHTTPError):
+        answer = answer.__cause__ or answer.__context__
+    words = answer.server_message if answer is not None else None
+    return description if not words or words in description else f"{description} ({words})"

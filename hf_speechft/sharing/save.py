@@ -102,19 +102,10 @@ def _flush_folder(folder: Path) -> None:
 def _explain(error: Exception, target_dir: Path, temporary: Path | None) -> SaveError | None:
     """Say what a person can do about the failure; None where it was not the disk's."""
     number = error.errno if isinstance(error, OSError) else None
-    existing = next(folder for folder in (target_dir, *target_dir.absolute().parents) if folder.exists())
-    free_bytes = shutil.disk_usage(existing).free
     # safetensors raises its own error class, with the system's words in the message.
     says_full = number in (errno.ENOSPC, errno.EDQUOT) or "No space left on device" in str(error)
-    if says_full or (temporary is not None and free_bytes < FULL_BELOW_BYTES):
-        written_bytes = _size(temporary) if temporary is not None else 0
-        needed_bytes = max(written_bytes, _size(target_dir, but_not=temporary))
-        return SaveError(
-            errno.ENOSPC,
-            f"the disk is full: saving to {target_dir} needs more than {written_bytes:,} bytes (about "
-            f"{needed_bytes:,} by what is there) and {free_bytes:,} bytes are left beside them; the files saved "
-            "before are untouched. Free space or choose another --output_dir, and save again",
-        )
+    if says_full or (temporary is not None and _free_bytes(target_dir) < FULL_BELOW_BYTES):
+        return _disk_full(target_dir, temporary)
     if isinstance(error, OSError):
         return SaveError(
             number or errno.EIO,
@@ -124,7 +115,21 @@ def _explain(error: Exception, target_dir: Path, temporary: Path | None) -> Save
     return None
 
 
-def _size(folder: Path, *, but_not: Path | None = None) -> int:
-    """Add up the bytes of the files directly in a folder, or below it for the temporary one."""
-    paths = folder.glob("*") if but_not is not None else folder.rglob("*")
-    return sum(path.stat().st_size for path in paths if path.is_file())
+def _disk_full(target_dir: Path, temporary: Path | None) -> SaveError:
+    """Give the bytes that were too few; the failed save's own are freed first, as they will be for the next."""
+    if temporary is not None:
+        shutil.rmtree(temporary, ignore_errors=True)
+    existing_bytes = sum(path.stat().st_size for path in target_dir.glob("*") if path.is_file())
+    there = f" (the files there now take {existing_bytes:,} bytes)" if existing_bytes else ""
+    return SaveError(
+        errno.ENOSPC,
+        f"the disk is full or the quota used up: saving to {target_dir} needs more than the "
+        f"{_free_bytes(target_dir):,} bytes that are free{there}; the files saved before are untouched. Free space "
+        "or choose another --output_dir, and save again",
+    )
+
+
+def _free_bytes(folder: Path) -> int:
+    """Ask for the free bytes of the file system that a folder is on, or will be on once it is made."""
+    existing = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
+    return shutil.disk_usage(existing).free

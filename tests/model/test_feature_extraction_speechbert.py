@@ -525,6 +525,12 @@ def test_call_without_sampling_rate_warns_once():
     assert "was not told the sampling_rate and takes the audio for 16001 Hz" in messages[0]
 
 
+@pytest.mark.parametrize("padding", [True, "max_length"])
+def test_call_with_max_length_0_raises(padding):
+    with pytest.raises(ValueError, match="max_length=0 was given; at least 1 frame is needed"):
+        extract(SpeechBertFeatureExtractor(), speech_like(0.3), padding=padding, max_length=0, truncation=True)
+
+
 def test_call_with_truncation_but_no_length_raises():
     with pytest.raises(ValueError, match="truncation=True needs max_length"):
         extract(SpeechBertFeatureExtractor(), speech_like(0.3), truncation=True)

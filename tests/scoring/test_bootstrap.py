@@ -14,9 +14,7 @@ def simulate(utterances, seed, rate=0.2, words=(2, 12)):
     generator = np.random.default_rng(seed)
     lengths = generator.integers(*words, size=utterances)
     errors = generator.binomial(lengths, rate)
-    return [
-        ErrorCounts(hits=int(n - e), substitutions=int(e)) for n, e in zip(lengths, errors, strict=True)
-    ]
+    return [ErrorCounts(hits=int(n - e), substitutions=int(e)) for n, e in zip(lengths, errors, strict=True)]
 
 
 def corpus_rate(counts):

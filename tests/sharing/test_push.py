@@ -63,7 +63,9 @@ def test_check_token_from_environment_works(hub, monkeypatch):
 
 
 def test_check_token_wrong_raises_without_showing_it(hub):
-    with pytest.raises(HubError, match=r"refused the token given as an argument \(HTTP 401\).*hf auth login") as caught:
+    with pytest.raises(
+        HubError, match=r"refused the token given as an argument \(HTTP 401\).*hf auth login"
+    ) as caught:
         check_token("user/name", "hf_secret_wrong", endpoint=hub.url)
     assert "hf_secret_wrong" not in str(caught.value)
     assert "user/name" in str(caught.value)
@@ -77,7 +79,7 @@ def test_check_token_wrong_in_environment_raises(hub, monkeypatch):
 
 @pytest.mark.parametrize("token", [None, ""])
 def test_check_token_absent_raises(hub, token):
-    with pytest.raises(HubError, match="no Hugging Face token was found.*HF_TOKEN to a token with write permission"):
+    with pytest.raises(HubError, match="no Hugging Face token found.*HF_TOKEN to a token with write permission"):
         check_token("user/name", token, endpoint=hub.url)
     assert hub.requests == []
 
@@ -176,7 +178,8 @@ def test_push_folder_failing_step_says_run_is_safe(hub, run_folder, refused, sta
     before = {path: path.read_bytes() for path in run_folder.rglob("*") if path.is_file()}
     with pytest.raises(HubError, match="uploading .*run to 'user/name' failed: .*refused by the test") as caught:
         push_folder(run_folder, "user/name", token=TOKEN, endpoint=hub.url)
-    assert f"The run is safe in {run_folder}; upload it later with: hf upload user/name {run_folder}" in str(caught.value)
+    assert f"The run is safe in {run_folder}; upload it later with: " in str(caught.value)
+    assert f"hf upload user/name {run_folder} . --exclude" in str(caught.value)
     assert {path: path.read_bytes() for path in run_folder.rglob("*") if path.is_file()} == before
 
 
@@ -186,9 +189,15 @@ def test_push_folder_wrong_token_raises(hub, run_folder):
     assert hub.repositories == {}
 
 
+def test_push_folder_read_only_token_says_so(hub, run_folder):
+    push_folder(run_folder, "user/name", token=TOKEN, endpoint=hub.url)
+    with pytest.raises(HubError, match="this token has read access only"):
+        push_folder(run_folder, "user/name", token=hub.read_token, endpoint=hub.url)
+
+
 def test_push_folder_invalid_card_raises(hub, run_folder):
     (run_folder / "README.md").write_text("---\n- a list\n---\n")
-    with pytest.raises(HubError, match="metadata"):
+    with pytest.raises(HubError, match=r"Invalid metadata in README.md \(metadata should be a mapping\)"):
         push_folder(run_folder, "user/name", token=TOKEN, endpoint=hub.url)
 
 

@@ -1,0 +1,43 @@
+"""The command `hf-speechft`. Each sub-command is a function in the module of its name."""
+
+from typing import Annotated
+
+import typer
+
+from hf_speechft import __version__
+from hf_speechft.apps.transcribe import transcribe
+
+app = typer.Typer(
+    name="hf-speechft",
+    help="Speech recognition with fine-tuned text checkpoints.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",  # which wraps paragraphs
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command()(transcribe)
+
+
+def _show_version(is_asked: bool) -> None:
+    if is_asked:
+        typer.echo(f"hf-speechft {__version__}")
+        raise typer.Exit
+
+
+@app.callback()  # also keeps `transcribe` a sub-command while it is the only one
+def command(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """Speech recognition with fine-tuned text checkpoints."""
+
+
+def main() -> None:
+    """Run the command line: what the installed `hf-speechft` calls."""
+    app(prog_name="hf-speechft")
+
+
+if __name__ == "__main__":
+    main()

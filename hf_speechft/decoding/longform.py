@@ -1,0 +1,282 @@
+"""Recordings of any length to text: overlapping chunks, joined where neighbours agree.
+
+    blocks of samples -> chunks (chunk_samples,) -> best unit of each step -> joined units -> words with times
+
+Chunks begin on whole steps, so that a chunk's steps are steps of the recording. Two neighbours share a third of a
+chunk; the seam lies near the middle of it, where both have seen a sixth of a chunk beyond, and at a step where both
+found the same units. CTC's collapse of repeats comes after joining, so a unit that spans a seam stays one unit.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from hf_speechft.model.frontend_speechbert import output_lengths
+from hf_speechft.model.tokenization_speechbert import WORD_START
+
+if TYPE_CHECKING:
+    from hf_speechft.model.modeling_speechbert import SpeechBertForCTC
+    from hf_speechft.model.processing_speechbert import SpeechBertProcessor
+    from hf_speechft.model.tokenization_speechbert import SpeechBertTokenizer
+
+__all__ = ["ChunkPlan", "Transcript", "Word", "cut_chunks", "join_ids", "plan_chunks", "transcribe"]
+
+DEFAULT_CHUNK_S = 20.0
+MARGINS_PER_CHUNK = 6  # as stride_length_s of transformers' pipeline
+SEAM_REACH_STEPS = 2  # steps on either side of a seam on which both chunks should agree
+
+
+@dataclass(frozen=True)
+class Word:
+    """A word and when it was spoken, in seconds from the recording's start."""
+
+    text: str
+    start_s: float
+    end_s: float
+
+
+@dataclass(frozen=True)
+class Transcript:
+    """What was said in a recording: its text, the text's words, and how long the recording lasts."""
+
+    text: str
+    words: list[Word]
+    duration_s: float
+
+
+@dataclass(frozen=True)
+class ChunkPlan:
+    """How a recording is cut.
+
+    Args:
+        chunk_steps: Length of a chunk.
+        margin_steps: Steps at either end of a chunk that a neighbour sees more of.
+        step_samples: Samples from one step to the next.
+    """
+
+    chunk_steps: int
+    margin_steps: int
+    step_samples: int
+
+    @property
+    def chunk_samples(self) -> int:
+        """Length of a chunk in samples."""
+        return self.chunk_steps * self.step_samples
+
+    @property
+    def advance_samples(self) -> int:
+        """Samples from the start of one chunk to the start of the next."""
+        return (self.chunk_steps - 2 * self.margin_steps) * self.step_samples
+
+
+@torch.inference_mode()
+def transcribe(
+    blocks: Iterable[np.ndarray],
+    model: "SpeechBertForCTC",
+    processor: "SpeechBertProcessor",
+    *,
+    chunk_s: float | None = None,
+    batch_size: int = 4,
+) -> Transcript:
+    """Transcribe a recording of any length; memory depends on the chunks, not on the recording.
+
+    A recording of one chunk gives exactly what `processor.batch_decode(model.generate(...))` gives. Longer ones
+    differ from one long utterance in what a step can see: features are normalised over a chunk (an utterance's mean
+    and variance are the chunk's), and attention ends where the chunk does.
+
+    Args:
+        blocks: The recording in pieces of any length, as `hf_speechft.data.stream_audio` yields them: float32
+            `(samples,)` at the processor's sampling rate.
+        model: In evaluation mode; its device is used.
+        processor: The one that was saved with the model.
+        chunk_s: Length of a chunk. Default: 20 s, or what the text checkpoint has positions for if that is less.
+        batch_size: Chunks that go through the model at once.
+
+    Returns:
+        Text, words with times, and duration.
+
+    Raises:
+        ValueError: The recording is shorter than a frame, the chunk does not fit the model, or the model is in
+            training mode.
+    """
+    if model.training:
+        raise ValueError("the model is in training mode, which masks and drops inputs; call model.eval() first")
+    if batch_size < 1:
+        raise ValueError(f"batch_size is {batch_size}; it needs to be 1 or more")
+    plan = plan_chunks(model, processor, chunk_s)
+    total_samples = 0
+
+    def counted() -> Iterator[np.ndarray]:
+        nonlocal total_samples
+        for block in blocks:
+            total_samples += len(block)
+            yield block
+
+    sampling_rate_hz = processor.feature_extractor.sampling_rate
+    chunk_ids = _recognise(cut_chunks(counted(), plan), model, processor, batch_size)
+    words = list(_words(join_ids(chunk_ids), processor.tokenizer, plan.step_samples / sampling_rate_hz))
+    duration_s = total_samples / sampling_rate_hz
+    if words and words[-1].end_s > duration_s:  # the last step may reach beyond the last sample
+        words[-1] = Word(words[-1].text, words[-1].start_s, duration_s)
+    return Transcript(" ".join(word.text for word in words), words, duration_s)
+
+
+def plan_chunks(
+    model: "SpeechBertForCTC", processor: "SpeechBertProcessor", chunk_s: float | None = None
+) -> ChunkPlan:
+    """Choose whole steps for a chunk and its margins.
+
+    Args:
+        model: Its configuration gives samples per step, its position embeddings the longest chunk.
+        processor: Its feature extractor gives the frames of a chunk.
+        chunk_s: Length that is wanted, in seconds; `None` for the default.
+
+    Returns:
+        The plan; a chunk is `chunk_s` rounded to whole steps.
+
+    Raises:
+        ValueError: The chunk is longer than the model takes or too short to overlap.
+    """
+    step_samples = model.config.inputs_to_logits_ratio
+    step_s = step_samples / model.config.sampling_rate
+    longest = _longest_chunk_steps(model, processor)
+    chunk_steps = round((DEFAULT_CHUNK_S if chunk_s is None else chunk_s) / step_s)
+    if longest is not None and chunk_steps > longest:
+        if chunk_s is not None:
+            raise ValueError(
+                f"chunk_s is {chunk_s:g} s ({chunk_steps} steps); the text checkpoint has positions for "
+                f"{longest * step_s:.1f} s ({longest} steps). Use {longest * step_s:.1f} s or less."
+            )
+        chunk_steps = longest
+    # A margin of a frame or more, because the last frames of a chunk would reach beyond it and are missing.
+    shortest = MARGINS_PER_CHUNK * -(-processor.feature_extractor.frame_length // step_samples)
+    if chunk_steps < shortest:
+        raise ValueError(
+            f"a chunk of {chunk_steps} steps ({chunk_steps * step_s:g} s) is too short to overlap its neighbours; it "
+            f"needs {shortest} steps ({shortest * step_s:g} s) or more"
+        )
+    return ChunkPlan(chunk_steps, round(chunk_steps / MARGINS_PER_CHUNK), step_samples)
+
+
+def _longest_chunk_steps(model: "SpeechBertForCTC", processor: "SpeechBertProcessor") -> int | None:
+    """Steps of the longest chunk that the position embeddings reach, or `None` where nothing limits it."""
+    limit = model.speechbert.max_steps
+    if limit is None:
+        return None
+    frames = processor.feature_extractor.frame_count(limit * model.config.inputs_to_logits_ratio)
+    # Centred frames (log_mel) are one more than the samples have room for, which can make one step more.
+    return limit - max(0, output_lengths(frames, model.config.subsampling) - limit)
+
+
+def cut_chunks(blocks: Iterable[np.ndarray], plan: ChunkPlan) -> Iterator[tuple[int, np.ndarray]]:
+    """Cut a recording into overlapping chunks.
+
+    The last chunk is as long as the others, less than a step apart: it starts earlier instead of being short, so that
+    it is normalised over as much speech and never shorter than a frame.
+
+    Args:
+        blocks: Pieces of the recording, `(samples,)` each.
+        plan: Lengths.
+
+    Yields:
+        The step at which the chunk starts, and its samples `(samples,)`.
+    """
+    kept, kept_start, next_start = np.empty(0, np.float32), 0, 0  # starts in samples
+    for block in blocks:
+        kept = np.concatenate([kept, block])
+        while kept_start + len(kept) > next_start + plan.chunk_samples:
+            kept = kept[next_start - kept_start :]
+            kept_start = next_start
+            yield kept_start // plan.step_samples, kept[: plan.chunk_samples]
+            next_start += plan.advance_samples
+    surplus_samples = max(0, kept_start + len(kept) - plan.chunk_samples)
+    start_step = -(-surplus_samples // plan.step_samples)
+    yield start_step, kept[start_step * plan.step_samples - kept_start :]
+
+
+def join_ids(chunks: Iterable[tuple[int, Sequence[int]]]) -> Iterator[Sequence[int]]:
+    """Join the units of overlapping chunks.
+
+    Args:
+        chunks: Start step and best unit of each step, of chunk after chunk.
+
+    Yields:
+        Pieces which in a row hold one unit for each step of the recording.
+    """
+    held, held_start = [], 0
+    for start, ids in chunks:
+        seam = _seam(held, held_start, ids, start)
+        yield held[: seam - held_start]
+        held, held_start = ids[seam - start :], seam
+    yield held
+
+
+def _seam(left: Sequence[int], left_start: int, right: Sequence[int], right_start: int) -> int:
+    """Find the step from which `right` is believed: near the middle of the overlap, where both say the same.
+
+    A unit that one chunk hears a step earlier than the other would otherwise be doubled or lost at the seam.
+    """
+    first, end = max(left_start, right_start), left_start + len(left)
+    middle = (right_start + end) // 2
+    for reach in range(SEAM_REACH_STEPS, -1, -1):
+        for step in sorted(range(first + reach, end - reach), key=lambda step: abs(step - middle)):
+            around_left = left[step - reach - left_start : step + reach + 1 - left_start]
+            around_right = right[step - reach - right_start : step + reach + 1 - right_start]
+            if around_left == around_right:
+                return step
+    return max(first, middle)
+
+
+def _recognise(
+    chunks: Iterator[tuple[int, np.ndarray]],
+    model: "SpeechBertForCTC",
+    processor: "SpeechBertProcessor",
+    batch_size: int,
+) -> Iterator[tuple[int, list[int]]]:
+    """Yield the start step and the best unit of each step, `(steps,)`, of each chunk."""
+    extractor = processor.feature_extractor
+    while batch := list(islice(chunks, batch_size)):
+        starts, waveforms = zip(*batch, strict=True)
+        if len(waveforms[0]) < extractor.frame_length:
+            raise ValueError(
+                f"the recording lasts {len(waveforms[0]) / extractor.sampling_rate * 1000:.1f} ms; one frame of "
+                f"features needs {extractor.frame_length_ms:g} ms"
+            )
+        inputs = processor(audio=list(waveforms), sampling_rate=extractor.sampling_rate, device=model.device)
+        ids = model.generate(inputs["input_features"], inputs["attention_mask"])  # (batch, steps)
+        step_lengths = output_lengths(inputs["attention_mask"].sum(dim=-1), model.config.subsampling)
+        for start, row, steps in zip(starts, ids.tolist(), step_lengths.tolist(), strict=True):
+            yield start, row[:steps]
+
+
+def _words(pieces: Iterable[Sequence[int]], tokenizer: "SpeechBertTokenizer", step_s: float) -> Iterator[Word]:
+    """Decode word by word as pieces come, so that only words are kept of a long recording."""
+    word_starts = {unit_id for unit, unit_id in tokenizer.get_vocab().items() if unit.startswith(WORD_START)}
+    waiting, first_step = [], 0
+    for piece in pieces:
+        waiting += piece
+        cut = _last_word_start(waiting, word_starts)
+        yield from _decode_words(waiting[:cut], tokenizer, first_step, step_s)
+        waiting, first_step = waiting[cut:], first_step + cut
+    yield from _decode_words(waiting, tokenizer, first_step, step_s)
+
+
+def _last_word_start(ids: Sequence[int], word_starts: set[int]) -> int:
+    """Place of the last unit that begins a word, 0 where there is none."""
+    for place in range(len(ids) - 1, 0, -1):
+        if ids[place] in word_starts and ids[place - 1] != ids[place]:
+            return place
+    return 0
+
+
+def _decode_words(
+    ids: Sequence[int], tokenizer: "SpeechBertTokenizer", first_step: int, step_s: float
+) -> Iterator[Word]:
+    decoded = tokenizer.decode(ids, skip_special_tokens=True, output_word_offsets=True)
+    for offset in decoded.word_offsets:
+        start_s, end_s = ((first_step + offset[name]) * step_s for name in ("start_offset", "end_offset"))
+        yield Word(offset["word"], start_s, end_s)

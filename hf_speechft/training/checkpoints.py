@@ -1,0 +1,105 @@
+"""Where a run starts: anew, from its last whole checkpoint, or not at all because something would be lost."""
+
+import json
+import shutil
+from dataclasses import asdict
+from pathlib import Path
+
+from hf_speechft.training.arguments import Arguments
+
+ARGUMENTS_FILE = "arguments.json"
+METRICS_FILE = "metrics.json"
+STATE_FILE = "trainer_state.json"
+# Arguments that do not change what is learned.
+VOLATILE = {"output_dir", "overwrite_output_dir", "resume_from_checkpoint", "logging_dir", "run_name", "disable_tqdm"}
+VOLATILE |= {"push_to_hub", "hub_model_id", "hub_token", "hub_private_repo", "report_to", "local_rank", "cache_dir"}
+
+
+def find_start(arguments: Arguments) -> str | None:
+    """Say which checkpoint a run goes on from.
+
+    A folder with an unfinished run of the same arguments is resumed. The file that the Trainer writes last tells a
+    whole checkpoint from one that a kill or a full disk cut short.
+
+    Args:
+        arguments: The run's arguments.
+
+    Returns:
+        The checkpoint's folder, or `None` to start anew.
+
+    Raises:
+        ValueError: The folder holds a finished run or one with other arguments, or the checkpoint asked for is not
+            there or not whole.
+    """
+    training = arguments[2]
+    folder = Path(training.output_dir)
+    asked = training.resume_from_checkpoint
+    if asked and str(asked).lower() != "true":
+        if not _is_whole(Path(asked)):
+            raise ValueError(f"{asked} is no whole checkpoint; it lacks {STATE_FILE}. Others in {folder}: {_list(folder)}")
+        return str(asked)
+    if training.overwrite_output_dir:
+        _remove_run(folder)
+        return None
+    if (folder / METRICS_FILE).exists():
+        raise ValueError(
+            f"{folder} holds a finished run; choose another --output_dir, or replace it with --overwrite_output_dir"
+        )
+    checkpoints = [path for path in _checkpoints(folder) if _is_whole(path)]
+    if not checkpoints:
+        if asked:
+            raise ValueError(f"--resume_from_checkpoint was given, but {folder} holds no whole checkpoint")
+        return None
+    _check_same_arguments(folder, arguments)
+    return str(checkpoints[-1])
+
+
+def record_arguments(arguments: Arguments) -> None:
+    """Write the arguments into the run's folder, for `find_start` and for whoever wants to repeat the run."""
+    folder = Path(arguments[2].output_dir)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / ARGUMENTS_FILE).write_text(json.dumps(_as_json(arguments), indent=2) + "\n", encoding="utf-8")
+
+
+def _as_json(arguments: Arguments) -> dict[str, object]:
+    model, data, training = arguments
+    merged = asdict(model) | asdict(data) | training.to_dict()
+    kept = {name: value for name, value in merged.items() if name not in VOLATILE and not name.startswith("hub_")}
+    return json.loads(json.dumps(kept, default=str))
+
+
+def _check_same_arguments(folder: Path, arguments: Arguments) -> None:
+    recorded = folder / ARGUMENTS_FILE
+    if not recorded.exists():
+        return
+    before, now = json.loads(recorded.read_text(encoding="utf-8")), _as_json(arguments)
+    changed = [f"{name} {before.get(name)!r} -> {now[name]!r}" for name in now if before.get(name) != now[name]]
+    if changed:
+        raise ValueError(
+            f"{folder} holds an unfinished run with other arguments ({'; '.join(changed)}); go on with the same ones, "
+            "choose another --output_dir, or start anew with --overwrite_output_dir"
+        )
+
+
+def _checkpoints(folder: Path) -> list[Path]:
+    numbered = [path for path in folder.glob("checkpoint-*") if path.name.rpartition("-")[2].isdigit()]
+    return sorted(numbered, key=lambda path: int(path.name.rpartition("-")[2]))
+
+
+def _is_whole(checkpoint: Path) -> bool:
+    try:
+        json.loads((checkpoint / STATE_FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return True
+
+
+def _list(folder: Path) -> str:
+    return ", ".join(path.name for path in _checkpoints(folder) if _is_whole(path)) or "none"
+
+
+def _remove_run(folder: Path) -> None:
+    for checkpoint in _checkpoints(folder):
+        shutil.rmtree(checkpoint)
+    for name in (METRICS_FILE, ARGUMENTS_FILE):
+        (folder / name).unlink(missing_ok=True)

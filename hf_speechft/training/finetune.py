@@ -1,0 +1,292 @@
+"""The run: load speech, give a text checkpoint its front-end, train, test, save, report, push.
+
+    arguments -> corpus -> processor -> filtered splits -> model -> Trainer -> best weights
+              -> greedy test -> metrics.json, predictions.jsonl, curves, README.md -> Hub
+"""
+
+import logging
+import math
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import datasets
+import transformers
+from datasets import Dataset, DatasetDict
+from transformers import EarlyStoppingCallback, set_seed
+
+from hf_speechft import SpeechBertForCTC, SpeechBertProcessor
+from hf_speechft.data.augment import expand_speeds
+from hf_speechft.data.collate import SpeechCollator
+from hf_speechft.data.corpora import load_corpus
+from hf_speechft.data.demo import demo_checkpoint
+from hf_speechft.data.filters import FilterReport, filter_corpus
+from hf_speechft.model.frontend_speechbert import output_lengths
+from hf_speechft.sharing.card import SplitFacts
+from hf_speechft.sharing.push import check_token, push_folder
+from hf_speechft.sharing.save import save_atomically
+from hf_speechft.training.arguments import (
+    PACKAGED_MINILM,
+    Arguments,
+    DataArguments,
+    ModelArguments,
+    parse_arguments,
+)
+from hf_speechft.training.checkpoints import find_start, record_arguments
+from hf_speechft.training.report import Prediction, RunFacts, write_report
+from hf_speechft.training.trainer import SpeechTrainer, error_rates
+
+logger = logging.getLogger(__name__)
+
+EVALUATED = ("validation", "test")
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run from the command line.
+
+    Args:
+        argv: Recipe and arguments; the command line's by default.
+
+    Returns:
+        0, or 1 where the input was wrong; the reason is on standard error.
+    """
+    show_progress()
+    try:
+        arguments = parse_arguments(argv)
+        run = FineTuning(arguments)
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    metrics = run.train_and_report()
+    if run.trainer.is_world_process_zero():
+        low, high = metrics["test"]["wer_interval_95"]
+        print(f"test WER {metrics['test']['wer']:.1%} (95 % interval {low:.1%} to {high:.1%}); see {run.folder}")
+    return 0
+
+
+def show_progress() -> None:
+    """Show this package's messages, and of the libraries' only errors."""
+    logging.basicConfig(format="%(message)s", stream=sys.stderr)
+    logging.getLogger("hf_speechft").setLevel(logging.INFO)
+    transformers.utils.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()  # the bars of loading and saving weights
+    datasets.utils.logging.set_verbosity_error()
+
+
+class FineTuning:
+    """A run that is ready to train: everything that a user can get wrong was checked while it was made.
+
+    Args:
+        arguments: The three dataclasses of `parse_arguments`.
+
+    Raises:
+        ValueError: An argument, the data, the checkpoint, the token or the output folder is not usable.
+        OSError: The checkpoint cannot be found or read.
+    """
+
+    def __init__(self, arguments: Arguments) -> None:
+        self.model_arguments, self.data_arguments, self.training_arguments = arguments
+        self.arguments = arguments
+        self.folder = Path(self.training_arguments.output_dir)
+        if self.training_arguments.push_to_hub:
+            self._claim_repository()
+        self.checkpoint = find_start(arguments)
+        set_seed(self.training_arguments.seed)
+        with self.training_arguments.main_process_first(desc="loading the corpus"):
+            corpus = read_corpus(self.data_arguments, self.training_arguments.seed)
+        self.processor = make_processor(self.model_arguments, self.data_arguments, corpus)
+        self.splits, self.reports = select_utterances(corpus, self.processor, self.model_arguments, self.data_arguments)
+        self.trainer = self._make_trainer()
+
+    def _claim_repository(self) -> None:
+        """Check the token now: a run that cannot be pushed should not find out after hours."""
+        training = self.training_arguments
+        training.hub_model_id = check_token(training.hub_model_id or self.folder.name, training.hub_token)
+        training.push_to_hub = False  # the Trainer would push checkpoints; the finished folder is pushed instead
+        self.pushes = True
+
+    pushes = False
+
+    def _make_trainer(self) -> SpeechTrainer:
+        model = make_model(self.model_arguments, self.processor)
+        patience = self.training_arguments.early_stopping_patience
+        return SpeechTrainer(
+            model=model,
+            args=self.training_arguments,
+            data_collator=SpeechCollator(self.processor),
+            train_dataset=self.splits["train"],
+            eval_dataset=self.splits["validation"],
+            processing_class=self.processor,
+            compute_metrics=error_rates(self.processor, self.splits["validation"]["text"]),
+            callbacks=[EarlyStoppingCallback(patience)] if patience else None,
+        )
+
+    def train_and_report(self) -> dict[str, object]:
+        """Train, save the best weights, decode the test split, write the report, push if asked.
+
+        Returns:
+            What metrics.json holds.
+
+        Raises:
+            HubError: The upload failed; the message has the command that uploads the folder later.
+        """
+        if self.checkpoint:
+            logger.info("going on from %s", self.checkpoint)
+        if self.trainer.is_world_process_zero():
+            record_arguments(self.arguments)
+        outcome = self.trainer.train(resume_from_checkpoint=self.checkpoint)
+        predictions = self._decode_test()
+        if not self.trainer.is_world_process_zero():
+            return {}
+        model = self.trainer.accelerator.unwrap_model(self.trainer.model)
+        save_atomically(self.folder, lambda folder: self._save(model, folder))
+        facts = RunFacts(
+            parameters=model.num_parameters(),
+            vocabulary_size=model.config.vocab_size,
+            attention=model.config.attention,
+            splits=[self._split_facts(name) for name in self.splits],
+            predictions=predictions,
+            log_history=self.trainer.state.log_history,
+            optimizer_steps=self.trainer.state.global_step,
+            epochs=round(self.trainer.state.epoch, 2),
+            minutes=outcome.metrics["train_runtime"] / 60,
+        )
+        metrics = write_report(self.folder, self.arguments, facts)
+        if self.pushes:
+            training = self.training_arguments
+            private = training.hub_private_repo
+            url = push_folder(self.folder, training.hub_model_id, token=training.hub_token, private=private)
+            logger.info("pushed to %s", url)
+        return metrics
+
+    def _save(self, model: SpeechBertForCTC, folder: Path) -> None:
+        model.save_pretrained(folder)
+        self.processor.save_pretrained(folder)
+
+    def _decode_test(self) -> list[Prediction]:
+        test = self.splits["test"]
+        self.trainer.compute_metrics = None  # it belongs to the validation split
+        ids = self.trainer.predict(test).predictions
+        hypotheses = self.processor.batch_decode(ids, skip_special_tokens=True)
+        rows = zip(test["utterance_id"], test["text"], hypotheses, strict=True)
+        return [Prediction(*row) for row in rows]
+
+    def _split_facts(self, name: str) -> SplitFacts:
+        split, report = self.splits[name], self.reports[name]
+        speakers = set(split["speaker_id"]) - {""}
+        return SplitFacts(
+            name=name,
+            utterances=len(split),
+            duration_s=sum(split["duration_s"]),
+            speakers=len(speakers) or None,
+            dropped={reason: len(ids) for reason, ids in report.dropped.items()},
+        )
+
+
+def read_corpus(data: DataArguments, seed: int) -> DatasetDict:
+    """Load the corpus that the arguments name.
+
+    Raises:
+        ValueError: None is named, or it cannot be used.
+    """
+    if data.dataset is None:
+        raise ValueError("no data set was given; use --dataset, or a recipe such as recipes/demo.yaml")
+    return load_corpus(
+        data.dataset,
+        config_name=data.dataset_config_name,
+        train_split=data.train_split,
+        validation_split=data.validation_split,
+        test_split=data.test_split,
+        audio_column=data.audio_column,
+        text_column=data.text_column,
+        speaker_column=data.speaker_column,
+        normalizer=data.text_normalizer,
+        seed=seed,
+        cache_dir=data.cache_dir,
+    )
+
+
+def make_processor(model: ModelArguments, data: DataArguments, corpus: DatasetDict) -> SpeechBertProcessor:
+    """Make the processor, its vocabulary from the training transcripts."""
+    return SpeechBertProcessor.from_text_pretrained(
+        find_checkpoint(model),
+        texts=corpus["train"]["text"],
+        vocabulary=model.vocabulary,
+        text_normalizer=data.text_normalizer,
+        revision=model.model_revision,
+        feature_type=model.feature_type,
+        feature_size=model.feature_size,
+        sampling_rate=model.sampling_rate,
+    )
+
+
+def make_model(model: ModelArguments, processor: SpeechBertProcessor) -> SpeechBertForCTC:
+    """Give the text checkpoint its front-end and head."""
+    return SpeechBertForCTC.from_text_pretrained(
+        find_checkpoint(model),
+        processor=processor,
+        revision=model.model_revision,
+        frontend=model.frontend,
+        subsampling=model.subsampling,
+        attention=model.attention,
+        frontend_dropout=model.dropout,
+        head_dropout=model.dropout,
+        mask_time_prob=model.mask_time_prob,
+        mask_time_length=model.mask_time_length,
+        mask_feature_prob=model.mask_feature_prob,
+        mask_feature_length=model.mask_feature_length,
+    )
+
+
+def find_checkpoint(model: ModelArguments) -> str:
+    """Path or Hub id of the text checkpoint."""
+    return demo_checkpoint() if model.model_name_or_path == PACKAGED_MINILM else model.model_name_or_path
+
+
+def select_utterances(
+    corpus: DatasetDict, processor: SpeechBertProcessor, model: ModelArguments, data: DataArguments
+) -> tuple[dict[str, Dataset], dict[str, FilterReport]]:
+    """Drop what cannot be used and put each split into its order.
+
+    From the training split goes what is unreadable, empty, too short, too long or cannot be aligned. The other splits
+    lose only what cannot be decoded at all, since leaving out what is hard would flatter the result.
+
+    Raises:
+        ValueError: A split has nothing left.
+    """
+    count_steps = step_counter(processor, model.subsampling)
+    train, splits, reports = corpus["train"], {}, {}
+    if data.speed_factors != [1.0]:
+        train = expand_speeds(train, data.speed_factors)
+    splits["train"], reports["train"] = filter_corpus(
+        train,
+        min_duration_s=data.min_duration_s,
+        max_duration_s=data.max_duration_s,
+        count_steps=count_steps,
+        count_needed_steps=lambda text: count_needed_steps(processor, text),
+        name="train",
+    )
+    for name in EVALUATED:
+        kept, reports[name] = filter_corpus(corpus[name], name=name)
+        splits[name] = kept.sort("duration_s")
+    for name, split in splits.items():
+        if len(split) == 0:
+            raise ValueError(f"no utterance of the {name} split can be used: {reports[name]}")
+    return splits, reports
+
+
+def step_counter(processor: SpeechBertProcessor, subsampling: int) -> Callable[[float], int]:
+    """Make the function from a clip's seconds to the steps that the model makes of it."""
+    extractor = processor.feature_extractor
+
+    def count_steps(duration_s: float) -> int:
+        samples = math.floor(duration_s * extractor.sampling_rate)
+        return output_lengths(extractor.frame_count(samples), subsampling)
+
+    return count_steps
+
+
+def count_needed_steps(processor: SpeechBertProcessor, text: str) -> int:
+    """Steps that CTC needs for a transcript: its units, and a blank between equal neighbours."""
+    units = processor.tokenizer.tokenize(text)
+    return len(units) + sum(left == right for left, right in zip(units, units[1:], strict=False))

@@ -1,0 +1,216 @@
+"""What a finished run says about itself: metrics.json, predictions.jsonl, curves and the model card."""
+
+import json
+import os
+import platform
+import resource
+import shlex
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+
+from hf_speechft.scoring.bootstrap import bootstrap_interval
+from hf_speechft.scoring.curves import plot_training_curves
+from hf_speechft.scoring.metrics import ErrorCounts, count_errors, total
+from hf_speechft.sharing.card import CardFacts, ResultFacts, SampleFacts, SplitFacts, render_card
+from hf_speechft.training.arguments import Arguments
+from hf_speechft.training.checkpoints import METRICS_FILE
+
+PREDICTIONS_FILE = "predictions.jsonl"
+CURVES_FILE = "training_curves.png"
+CARD_FILE = "README.md"
+PACKAGES = ("torch", "transformers", "accelerate", "datasets", "torchaudio", "hf_speechft")
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """One utterance of the test split, decoded."""
+
+    utterance_id: str
+    reference: str
+    hypothesis: str
+
+
+@dataclass(frozen=True)
+class RunFacts:
+    """What training knows at its end and a report needs.
+
+    Attributes:
+        parameters: Number of weights.
+        vocabulary_size: Number of units, the blank included.
+        attention: Direction of the transformer's attention.
+        splits: The data as used.
+        predictions: The decoded test split.
+        log_history: The Trainer's log.
+        optimizer_steps: Updates made.
+        epochs: Epochs made.
+        minutes: Minutes from the first update to the last, evaluations included.
+    """
+
+    parameters: int
+    vocabulary_size: int
+    attention: str
+    splits: Sequence[SplitFacts]
+    predictions: Sequence[Prediction]
+    log_history: Sequence[Mapping[str, float]]
+    optimizer_steps: int
+    epochs: float
+    minutes: float
+
+
+def write_report(folder: Path, arguments: Arguments, facts: RunFacts) -> dict[str, object]:
+    """Write predictions, curves, the card and, last, the metrics.
+
+    Args:
+        folder: The run's folder.
+        arguments: The run's arguments.
+        facts: What the run found.
+
+    Returns:
+        What metrics.json holds.
+    """
+    references = [one.reference for one in facts.predictions]
+    hypotheses = [one.hypothesis for one in facts.predictions]
+    words = count_errors(references, hypotheses, "word")
+    characters = count_errors(references, hypotheses, "char")
+    with (folder / PREDICTIONS_FILE).open("w", encoding="utf-8") as file:
+        for prediction, counts in zip(facts.predictions, words, strict=True):
+            file.write(json.dumps(asdict(prediction) | {"word_errors": counts.errors}, ensure_ascii=False) + "\n")
+    plot_training_curves(facts.log_history, folder / CURVES_FILE)
+    result = ResultFacts(
+        split=arguments[1].test_split,
+        utterances=len(words),
+        words=total(words),
+        characters=total(characters),
+        wer_interval=bootstrap_interval(words),
+        cer_interval=bootstrap_interval(characters),
+    )
+    (folder / CARD_FILE).write_text(render_card(_card_facts(arguments, facts, result)), encoding="utf-8")
+    metrics = _metrics(facts, result)
+    (folder / METRICS_FILE).write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
+    return metrics
+
+
+def _metrics(facts: RunFacts, result: ResultFacts) -> dict[str, object]:
+    return {
+        "test": {
+            "utterances": result.utterances,
+            "wer": result.words.rate,
+            "wer_interval_95": list(result.wer_interval),
+            "words": _counts(result.words),
+            "cer": result.characters.rate,
+            "cer_interval_95": list(result.cer_interval),
+            "characters": _counts(result.characters),
+        },
+        "validation": _best_validation(facts.log_history),
+        "data": [asdict(split) for split in facts.splits],
+        "training": {
+            "minutes": facts.minutes,
+            "optimizer_steps": facts.optimizer_steps,
+            "epochs": facts.epochs,
+            "parameters": facts.parameters,
+            "peak_memory_gb": peak_memory_gb(),
+            "hardware": describe_hardware(),
+            "versions": _versions(),
+        },
+    }
+
+
+def _counts(counts: ErrorCounts) -> dict[str, int]:
+    return asdict(counts) | {"reference_length": counts.reference_length}
+
+
+def _best_validation(log_history: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    evaluations = [entry for entry in log_history if "eval_wer" in entry]
+    if not evaluations:
+        return {}
+    best = min(evaluations, key=lambda entry: entry["eval_wer"])
+    return {"wer": best["eval_wer"], "cer": best["eval_cer"], "loss": best["eval_loss"], "epoch": best["epoch"]}
+
+
+def _card_facts(arguments: Arguments, facts: RunFacts, result: ResultFacts) -> CardFacts:
+    model, data, training = arguments
+    step_schedule = f"StepLR every {training.step_lr_epochs} epochs, factor {training.step_lr_gamma}"
+    processes = training.world_size * training.gradient_accumulation_steps
+    return CardFacts(
+        model_name=Path(training.hub_model_id or training.output_dir).name,
+        text_checkpoint=model.model_name_or_path,
+        dataset_name=str(data.dataset),
+        repo_id=training.hub_model_id,
+        dataset_config=data.dataset_config_name,
+        splits=facts.splits,
+        results=[result],
+        decoding="greedy",
+        samples=[
+            SampleFacts(one.utterance_id, one.reference, one.hypothesis)
+            for one in sorted(facts.predictions, key=lambda one: one.utterance_id)
+        ],
+        samples_split=data.test_split,
+        curves_file=CURVES_FILE,
+        parameters=facts.parameters,
+        initialisation="pre-trained text checkpoint; front-end and head new",
+        frontend=model.frontend,
+        subsampling=model.subsampling,
+        attention=facts.attention,
+        vocabulary=model.vocabulary,
+        vocabulary_size=facts.vocabulary_size,
+        feature_type=model.feature_type,
+        feature_size=model.feature_size,
+        sampling_rate_hz=model.sampling_rate,
+        text_normalizer=data.text_normalizer,
+        epochs=facts.epochs,
+        optimizer_steps=facts.optimizer_steps,
+        batch_size=training.per_device_train_batch_size * processes,
+        optimizer=str(getattr(training.optim, "value", training.optim)),
+        scheduler=step_schedule if training.step_lr_epochs else str(training.lr_scheduler_type.value),
+        learning_rate=training.learning_rate,
+        head_learning_rate=training.new_learning_rate,
+        augmentation=_augmentation(arguments),
+        precision="bfloat16" if training.bf16 else "float32",
+        seed=training.seed,
+        hardware=describe_hardware(),
+        training_minutes=facts.minutes,
+        command=command_line(),
+        versions=_versions(),
+    )
+
+
+def _augmentation(arguments: Arguments) -> str:
+    model, data, _ = arguments
+    masks = (
+        f"SpecAugment: {model.mask_time_prob:.0%} of frames in masks of {model.mask_time_length}, "
+        f"{model.mask_feature_prob:.0%} of mel bins in masks of {model.mask_feature_length}"
+    )
+    speeds = ", ".join(f"{factor:g}" for factor in data.speed_factors)
+    return masks if data.speed_factors == [1.0] else f"{masks}; speeds {speeds}"
+
+
+def command_line() -> str:
+    """The command that repeats the run; environment and launcher options are not in it."""
+    return shlex.join(["accelerate", "launch", Path(sys.argv[0]).name, *sys.argv[1:]])
+
+
+def describe_hardware() -> str:
+    """Processor or GPU of this machine, in words."""
+    if torch.cuda.is_available():
+        return f"{torch.cuda.device_count()} x {torch.cuda.get_device_name()}"
+    name = platform.processor() or platform.machine()
+    information = Path("/proc/cpuinfo")
+    if information.exists():
+        models = [line.partition(":")[2].strip() for line in information.open() if line.startswith("model name")]
+        name = models[0] if models else name
+    return f"{os.cpu_count()} CPU cores, {name}"
+
+
+def peak_memory_gb() -> float:
+    """Most memory in GB that this process has had resident."""
+    used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return used / (1e9 if sys.platform == "darwin" else 1e6)  # bytes there, kilobytes on Linux
+
+
+def _versions() -> dict[str, str]:
+    return {package: version(package) for package in PACKAGES}

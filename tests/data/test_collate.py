@@ -1,0 +1,123 @@
+"""The collator with a stand-in processor: what it is given, what it gives back, and whom it blames."""
+
+import pickle
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from datasets import Dataset
+
+from hf_speechft.data.augment import expand_speeds
+from hf_speechft.data.collate import SpeechCollator
+
+
+class CountingProcessor:
+    """Frames of 160 samples and character codes, padded with zeros and -100, as the real processor does."""
+
+    feature_extractor = SimpleNamespace(sampling_rate=16_000)
+
+    def __call__(self, audio, text=None, sampling_rate=None, return_tensors=None):
+        assert (sampling_rate, return_tensors) == (16_000, "pt")
+        for index, waveform in enumerate(audio):
+            if len(waveform) < 160:
+                raise ValueError(f"clip {index} is too short: {len(waveform)} samples")
+        counts = [len(waveform) // 160 for waveform in audio]
+        steps = torch.arange(max(counts))
+        batch = {
+            "input_features": torch.zeros(len(audio), max(counts), 1),
+            "attention_mask": torch.stack([steps < count for count in counts]).long(),
+        }
+        if text is not None:
+            if any("?" in words for words in text):
+                raise ValueError("'?' is not in the vocabulary")
+            longest = max(map(len, text))
+            codes = [[*map(ord, words), *[-100] * (longest - len(words))] for words in text]
+            batch["labels"] = torch.tensor(codes)
+        return batch
+
+
+def double_speed(waveform):
+    return waveform[::2]
+
+
+@pytest.fixture
+def rows(tmp_path):
+    soundfile.write(tmp_path / "a.wav", np.full(1_600, 0.1), 16_000)
+    soundfile.write(tmp_path / "b.flac", np.full(1_600, 0.1), 8_000)
+    return [
+        {"audio": {"bytes": None, "path": str(tmp_path / "a.wav")}, "text": "ab", "utterance_id": "a"},
+        {"audio": {"bytes": (tmp_path / "b.flac").read_bytes(), "path": "b.flac"}, "text": "c", "utterance_id": "b"},
+    ]
+
+
+def test_speech_collator_pads_through_the_processor(rows):
+    batch = SpeechCollator(CountingProcessor())(rows)
+    assert batch["attention_mask"].tolist() == [[1] * 10 + [0] * 10, [1] * 20]  # 8 kHz becomes twice the samples
+    assert batch["labels"].tolist() == [[ord("a"), ord("b")], [ord("c"), -100]]
+
+
+def test_speech_collator_rows_without_text_have_no_labels(rows):
+    batch = SpeechCollator(CountingProcessor())([{"audio": row["audio"]} for row in rows])
+    assert set(batch) == {"input_features", "attention_mask"}
+
+
+def test_speech_collator_augments_each_waveform(rows):
+    batch = SpeechCollator(CountingProcessor(), augment=double_speed)(rows)
+    assert batch["attention_mask"].sum(dim=1).tolist() == [5, 10]
+
+
+def test_speech_collator_plays_rows_at_their_speed(rows):
+    batch = SpeechCollator(CountingProcessor())([rows[0] | {"speed": 1.25}, rows[1] | {"speed": 1.0}])
+    assert batch["attention_mask"].sum(dim=1).tolist() == [8, 20]
+
+
+def test_speech_collator_speed_keeps_the_duration_that_the_split_says(rows):
+    split = Dataset.from_dict({"utterance_id": ["a"], "duration_s": [0.1]})
+    for row in expand_speeds(split, [0.9, 1.0, 1.1]):
+        batch = SpeechCollator(CountingProcessor())([rows[0] | {"speed": row["speed"]}])
+        assert batch["attention_mask"].sum().item() == int(row["duration_s"] * 100)
+
+
+def test_speech_collator_survives_pickling_for_workers(rows):
+    collator = pickle.loads(pickle.dumps(SpeechCollator(CountingProcessor(), augment=double_speed)))
+    assert collator(rows)["attention_mask"].sum(dim=1).tolist() == [5, 10]
+
+
+def test_speech_collator_works_in_data_loader_workers(rows):
+    loader = torch.utils.data.DataLoader(
+        rows, batch_size=2, num_workers=1, collate_fn=SpeechCollator(CountingProcessor())
+    )
+    assert next(iter(loader))["labels"].shape == (2, 2)
+
+
+@pytest.mark.parametrize("name", ["b", "b.flac"])
+def test_speech_collator_unreadable_clip_raises_naming_the_utterance(name, rows):
+    rows[1]["audio"]["bytes"] = b"not sound at all"
+    rows[1]["utterance_id"] = "b" if name == "b" else None
+    with pytest.raises(ValueError, match=rf"^utterance {name}: b\.flac is not audio"):
+        SpeechCollator(CountingProcessor())(rows)
+
+
+def test_speech_collator_clip_refused_by_the_processor_is_named(rows):
+    rows[1]["audio"] = np.zeros(100, np.float32)
+    with pytest.raises(ValueError, match="^utterance b: clip 0 is too short: 100 samples"):
+        SpeechCollator(CountingProcessor())(rows)
+
+
+def test_speech_collator_transcript_refused_by_the_processor_is_named(rows):
+    rows[0]["text"] = "what?"
+    with pytest.raises(ValueError, match=r"^utterance a: '\?' is not in the vocabulary"):
+        SpeechCollator(CountingProcessor())(rows)
+
+
+def test_speech_collator_failure_of_the_batch_alone_names_them_all(rows):
+    class NeverTwo(CountingProcessor):
+        def __call__(self, audio, **options):
+            if len(audio) > 1:
+                raise ValueError("two is a crowd")
+            return super().__call__(audio, **options)
+
+    with pytest.raises(ValueError, match="^batch of utterances a, b: two is a crowd"):
+        SpeechCollator(NeverTwo())(rows)

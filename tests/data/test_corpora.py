@@ -1,0 +1,320 @@
+"""Whole corpora: any layout becomes three splits with the same columns."""
+
+import csv
+import logging
+import math
+import pickle
+
+import numpy as np
+import pytest
+import soundfile
+from datasets import Audio, ClassLabel, Dataset, DatasetDict
+
+from hf_speechft.data.audio import load_audio
+from hf_speechft.data.corpora import COLUMNS, filter_corpus, load_corpus
+
+
+def write_clip(path, duration_s=0.5, rate_hz=8_000):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    soundfile.write(path, np.full(round(duration_s * rate_hz), 0.1), rate_hz)
+
+
+def write_rows(path, header, rows):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows([header, *rows])
+
+
+def audio_folder(folder, splits=("train", "validation", "test"), clips=4, speakers=2):
+    """Write a small audio folder; clip n of a split lasts 0.1 * (n + 1) s."""
+    for split in splits:
+        rows = []
+        for number in range(clips):
+            name = f"{split}{number}.wav"
+            write_clip(folder / split / name, 0.1 * (number + 1))
+            rows.append([name, f"Word {number}!", number % speakers])
+        write_rows(folder / split / "metadata.csv", ["file_name", "transcription", "speaker_id"], rows)
+    return folder
+
+
+def single_split(folder, speakers, utterances_each, order=None):
+    rows = [
+        [f"s{speaker}u{number}.wav", "word", f"s{speaker}"]
+        for speaker in range(speakers)
+        for number in range(utterances_each)
+    ]
+    for name, _, _ in rows:
+        write_clip(folder / name, 0.1)
+    rows = rows if order is None else [rows[index] for index in order]
+    write_rows(folder / "metadata.csv", ["file_name", "text", "speaker"], rows)
+    return folder
+
+
+def names(split):
+    return set(split["utterance_id"][:])
+
+
+def test_load_corpus_audio_folder_has_the_splits_and_columns(tmp_path):
+    corpus = load_corpus(audio_folder(tmp_path))
+    assert isinstance(corpus, DatasetDict)
+    assert list(corpus) == ["train", "validation", "test"]
+    for split in corpus.values():
+        assert set(split.column_names) == set(COLUMNS)
+        assert split.features["audio"] == Audio(decode=False)
+    row = corpus["test"][2]
+    assert row == {
+        "audio": {"bytes": None, "path": str(tmp_path / "test" / "test2.wav")},
+        "text": "word 2",
+        "speaker_id": "0",
+        "duration_s": pytest.approx(0.3),
+        "utterance_id": "test2.wav",
+    }
+    assert len(load_audio(row["audio"], 16_000)) == 4_800
+
+
+def test_load_corpus_survives_pickling_selecting_and_concatenating(tmp_path):
+    corpus = load_corpus(audio_folder(tmp_path))
+    split = pickle.loads(pickle.dumps(corpus["train"])).select([3, 1])
+    assert split["text"][:] == ["word 3", "word 1"]
+    assert split[0]["audio"]["path"].endswith("train3.wav")
+
+
+@pytest.mark.parametrize("normalizer", ["none", "basic"])
+def test_load_corpus_text_is_normalised_as_named(normalizer, tmp_path):
+    corpus = load_corpus(audio_folder(tmp_path), normalizer=normalizer)
+    assert corpus["train"][0]["text"] == {"none": "Word 0!", "basic": "word 0"}[normalizer]
+
+
+def test_load_corpus_unknown_normalizer_raises_before_reading():
+    with pytest.raises(ValueError, match="text normaliser 'wispher' is unknown"):
+        load_corpus("/no/such/folder", normalizer="wispher")
+
+
+def test_load_corpus_train_and_test_only_cuts_validation_from_train(tmp_path):
+    audio_folder(tmp_path, splits=("train", "test"), clips=20, speakers=10)
+    corpus = load_corpus(tmp_path)
+    assert len(corpus["test"]) == 20
+    assert len(corpus["train"]) + len(corpus["validation"]) == 20
+    assert not names(corpus["train"]) & names(corpus["validation"])
+    assert not set(corpus["train"]["speaker_id"]) & set(corpus["validation"]["speaker_id"])
+    assert sum(corpus["validation"]["duration_s"]) / sum(0.1 * n for n in range(1, 21)) == pytest.approx(0.1, abs=0.04)
+
+
+def test_load_corpus_train_and_validation_only_cuts_test_from_train(tmp_path):
+    corpus = load_corpus(audio_folder(tmp_path, splits=("train", "dev"), clips=10, speakers=1))
+    assert len(corpus["validation"]) == 10
+    assert (len(corpus["train"]), len(corpus["test"])) == (9, 1)
+
+
+def test_load_corpus_one_split_is_cut_with_speakers_apart(tmp_path):
+    corpus = load_corpus(single_split(tmp_path, speakers=10, utterances_each=3))
+    assert {name: len(split) for name, split in corpus.items()} == {"train": 24, "validation": 3, "test": 3}
+    voices = [set(split["speaker_id"]) for split in corpus.values()]
+    assert sum(map(len, voices)) == len(set.union(*voices)) == 10
+
+
+def test_load_corpus_cut_is_invariant_to_the_order_of_rows(tmp_path):
+    first = load_corpus(single_split(tmp_path / "a", 6, 2))
+    second = load_corpus(single_split(tmp_path / "b", 6, 2, order=np.random.default_rng(0).permutation(12)))
+    assert {name: names(split) for name, split in first.items()} == {name: names(s) for name, s in second.items()}
+    other_seed = load_corpus(tmp_path / "a", seed=4)
+    assert {name: names(s) for name, s in other_seed.items()} != {name: names(s) for name, s in first.items()}
+
+
+def test_load_corpus_only_a_test_split_is_cut_with_a_warning(tmp_path, caplog):
+    corpus = load_corpus(audio_folder(tmp_path, splits=("test",), clips=10, speakers=10))
+    assert len(corpus["train"]) == 8
+    assert "the only split is 'test': it is cut" in caplog.text
+
+
+def test_load_corpus_two_utterances_raise(tmp_path):
+    with pytest.raises(ValueError, match="2 utterances cannot be cut into 3 parts"):
+        load_corpus(single_split(tmp_path, 1, 2))
+
+
+def test_load_corpus_named_splits_are_joined_or_reported(tmp_path):
+    audio_folder(tmp_path, splits=("clean", "other", "test"))
+    corpus = load_corpus(tmp_path, train_split="clean+other", validation_split=None)
+    assert len(corpus["train"]) + len(corpus["validation"]) == 8
+    with pytest.raises(ValueError, match="no split 'noisy'; the corpus has clean, other, test; .*--train_split"):
+        load_corpus(tmp_path, train_split="noisy")
+    with pytest.raises(ValueError, match="no split 'train'; the corpus has clean, other, test"):
+        load_corpus(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({}, r"split 'train' has no text column \(looked for text, .*its columns are file_name, words, who; .*--text"),
+        ({"text_column": "wrods"}, "has no column 'wrods'; its columns are file_name, words, who"),
+        ({"text_column": "words", "speaker_column": "speakr"}, "has no column 'speakr'; its columns .*--speaker_col"),
+        (
+            {"text_column": "words", "audio_column": "sound"},
+            "no column 'sound'; its columns are file_name, words, who",
+        ),
+    ],
+)
+def test_load_corpus_missing_column_raises_listing_the_columns(arguments, message, tmp_path):
+    write_clip(tmp_path / "a.wav")
+    write_rows(tmp_path / "metadata.csv", ["file_name", "words", "who"], [["a.wav", "one", "s"]])
+    with pytest.raises(ValueError, match=message):
+        load_corpus(tmp_path, **arguments)
+
+
+def test_load_corpus_named_columns_are_used(tmp_path):
+    rows = [[f"{n}.wav", f"decoy {n}", f"Real {n}", f"s{n}"] for n in range(10)]
+    for name, *_ in rows:
+        write_clip(tmp_path / name)
+    write_rows(tmp_path / "m.csv", ["clip", "text", "words", "who"], rows)
+    corpus = load_corpus(tmp_path / "m.csv", audio_column="clip", text_column="words", speaker_column="who")
+    texts = {row["text"]: row["speaker_id"] for split in corpus.values() for row in split}
+    assert texts == {f"real {n}": f"s{n}" for n in range(10)}
+
+
+def test_load_corpus_missing_and_broken_files_are_counted_and_named(tmp_path, caplog):
+    rows = [[f"{n}.wav", "word"] for n in range(6)]
+    for name, _ in rows[:4]:
+        write_clip(tmp_path / name)
+    (tmp_path / "3.wav").write_bytes((tmp_path / "3.wav").read_bytes()[:1_000])
+    (tmp_path / "4.wav").write_text("not sound")
+    write_rows(tmp_path / "m.csv", ["path", "sentence"], rows)
+    with caplog.at_level(logging.WARNING):
+        train = load_corpus({name: tmp_path / "m.csv" for name in ("train", "validation", "test")})["train"]
+    assert "train: 3 of 6 audio files cannot be read, first: " in caplog.text
+    assert [math.isnan(duration_s) for duration_s in train["duration_s"]] == [False] * 3 + [True] * 3
+    kept, report = filter_corpus(train, name="train")
+    assert len(kept) == 3
+    assert report.dropped == {"unreadable audio": ["3.wav", "4.wav", "5.wav"]}
+
+
+def test_load_corpus_no_readable_file_raises_with_the_first_reason(tmp_path):
+    write_rows(tmp_path / "m.csv", ["path", "sentence"], [[f"{n}.wav", "word"] for n in range(4)])
+    with pytest.raises(ValueError, match=r"none of the 4 audio files of split 'train' .*0\.wav does not exist"):
+        load_corpus(tmp_path / "m.csv")
+
+
+def test_load_corpus_empty_transcripts_are_kept_for_the_filter_to_name(tmp_path):
+    rows = [[f"{n}.wav", "" if n == 1 else "!?" if n == 2 else "word"] for n in range(5)]
+    for name, _ in rows:
+        write_clip(tmp_path / name)
+    write_rows(tmp_path / "m.csv", ["audio", "text"], rows)
+    train = load_corpus({name: tmp_path / "m.csv" for name in ("train", "validation", "test")})["train"]
+    assert filter_corpus(train)[1].dropped == {"empty transcript": ["1.wav", "2.wav"]}
+
+
+def test_load_corpus_files_of_equal_names_get_unique_ids(tmp_path):
+    rows = [[str(tmp_path / folder / "clip.wav"), "word"] for folder in "abc"]
+    for name, _ in rows:
+        write_clip(tmp_path / name)
+    write_rows(tmp_path / "m.csv", ["audio", "text"], rows)
+    corpus = load_corpus(tmp_path / "m.csv")
+    assert sorted(name for split in corpus.values() for name in names(split)) == [
+        "clip.wav#0",
+        "clip.wav#1",
+        "clip.wav#2",
+    ]
+
+
+def test_load_corpus_saved_dataset_with_bytes_numbers_and_labels_is_read(tmp_path):
+    write_clip(tmp_path / "a.wav")
+    content = (tmp_path / "a.wav").read_bytes()
+    columns = {
+        "sound": [{"bytes": content, "path": None}] * 4,
+        "label": [0, 1, 1, 0],
+        "speaker": [7.0, 8.0, None, 9.0],
+        "id": [11, 12, 13, 14],
+    }
+    split = Dataset.from_dict(columns).cast_column("sound", Audio(decode=False))
+    split = split.cast_column("label", ClassLabel(names=["Yes", "No"]))
+    DatasetDict({name: split for name in ("train", "validation", "test")}).save_to_disk(tmp_path / "saved")
+    train = load_corpus(tmp_path / "saved", text_column="label")["train"]
+    assert train["text"][:] == ["yes", "no", "no", "yes"]
+    assert train["speaker_id"][:] == ["7", "8", "", "9"]
+    assert train["utterance_id"][:] == ["11", "12", "13", "14"]
+    assert train["duration_s"][:] == [0.5] * 4
+    assert train[0]["audio"]["bytes"] == content
+
+
+def librispeech_tree(root):
+    """Write two or three utterances for each split of a LibriSpeech tree."""
+    splits = ("train-clean-100", "train-other-500", "dev-clean", "dev-other", "test-clean", "test-other")
+    for number, split in enumerate(splits):
+        chapter = root / split / f"{100 + number}" / "7"
+        lines = []
+        for utterance in range(2 + number % 2):
+            name = f"{100 + number}-7-{utterance:04d}"
+            write_clip(chapter / f"{name}.flac", rate_hz=16_000)
+            lines.append(f"{name} SPLIT {split.upper()}")
+        (chapter / f"{100 + number}-7.trans.txt").write_text("\n".join(lines) + "\n")
+
+
+@pytest.mark.parametrize("inner", ["LibriSpeech", ""])
+def test_load_corpus_librispeech_tree_joins_its_splits(inner, tmp_path):
+    librispeech_tree(tmp_path / inner)
+    corpus = load_corpus(tmp_path)
+    assert {name: len(split) for name, split in corpus.items()} == {"train": 5, "validation": 5, "test": 2}
+    assert set(corpus["train"]["text"]) == {"split train clean 100", "split train other 500"}
+    assert set(corpus["train"]["speaker_id"]) == {"100", "101"}
+    assert set(corpus["test"]["text"]) == {"split test clean"}
+    assert corpus["test"]["utterance_id"][:] == ["104-7-0000", "104-7-0001"]
+    assert corpus["test"]["duration_s"][:] == [0.5, 0.5]
+
+
+def test_load_corpus_librispeech_splits_can_be_named(tmp_path):
+    librispeech_tree(tmp_path)
+    corpus = load_corpus(
+        tmp_path, train_split="train-clean-100", validation_split="dev-clean", test_split="test-clean+test-other"
+    )
+    assert {name: len(split) for name, split in corpus.items()} == {"train": 2, "validation": 2, "test": 5}
+
+
+def test_load_corpus_path_of_one_librispeech_split_is_cut(tmp_path):
+    librispeech_tree(tmp_path)
+    corpus = load_corpus(tmp_path / "train-other-500")
+    assert {name: len(split) for name, split in corpus.items()} == {"train": 1, "validation": 1, "test": 1}
+
+
+def test_load_corpus_is_quick_to_fail_on_a_missing_path_or_hub_id(tmp_path):
+    with pytest.raises(ValueError, match="no such file or folder"):
+        load_corpus(tmp_path / "gone")
+    with pytest.raises(ValueError, match="not found locally or on the Hub"):
+        load_corpus("nobody/nothing", cache_dir=tmp_path)
+
+
+def test_load_corpus_demo_is_the_builtin_corpus(monkeypatch):
+    from hf_speechft.data import demo
+
+    monkeypatch.setattr(demo, "load_demo", lambda seed, cache_dir: (seed, cache_dir))
+    assert load_corpus("demo", seed=3, cache_dir="here") == (3, "here")
+
+
+def test_data_package_names_import_on_first_use():
+    import hf_speechft.data as data
+
+    assert all(getattr(data, name) is not None for name in data.__all__)
+    assert set(data.__all__) <= set(dir(data))
+    with pytest.raises(AttributeError, match="no attribute 'load_corpse'"):
+        _ = data.load_corpse
+
+
+@pytest.mark.speech
+@pytest.mark.parametrize(
+    ("name", "utterances", "minutes", "speakers"),
+    [
+        ("an4", (755, 89, 130), (33.4, 4.1, 6.0), (59, 7, 10)),
+        ("librispeech_4h", (1060, 125, 180), (221.3, 25.0, 37.7), (19, 3, 4)),
+        ("arabic_commands", (600, 240, 240), (10.0, 4.0, 4.0), (15, 6, 6)),
+        ("ljspeech", (27, 3, 9), (3.0, 0.4, 1.0), (1, 1, 1)),
+    ],
+)
+def test_load_corpus_real_speech_matches_its_description(name, utterances, minutes, speakers, speech_folder):
+    corpus = load_corpus(speech_folder / name)
+    assert tuple(map(len, corpus.values())) == utterances
+    assert tuple(sum(split["duration_s"]) / 60 for split in corpus.values()) == pytest.approx(minutes, abs=0.1)
+    assert tuple(len(set(split["speaker_id"])) for split in corpus.values()) == speakers
+
+
+@pytest.mark.speech
+def test_load_corpus_noise_without_transcripts_raises(speech_folder):
+    with pytest.raises(ValueError, match="no text column .*its columns are file_name, category"):
+        load_corpus(speech_folder / "noise_esc10")

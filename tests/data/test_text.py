@@ -1,0 +1,83 @@
+import unicodedata
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hf_speechft.data.text import NORMALIZERS, normalize_basic, normalize_english, normalize_text
+
+
+@pytest.mark.parametrize(
+    ("text", "wanted"),
+    [
+        ("Turn ON the lights!", "turn on the lights"),
+        ("  two\tspaces\n here  ", "two spaces here"),
+        ("don't, 'quoted' dogs' o'clock", "don't quoted dogs o'clock"),
+        ("DON\u2019T \u2018so\u2019", "don't so"),
+        ("yes,no;maybe", "yes no maybe"),
+        ("Head-Mounted — Displays…", "head mounted displays"),
+        ("Für die größere Straße", "für die größere straße"),
+        ("fu\u0308r", "f\u00fcr"),
+        ("\ufb01ne \uff21\uff22", "fine ab"),
+        ("l\u2019eau ng\u2019ombe", "l'eau ng'ombe"),
+        ("خَلْف\u060c نعم\u061f", "خَلْف نعم"),  # vowel signs stay, the Arabic comma and question mark go
+        ("ሰላም፣ ዓለም።", "ሰላም ዓለም"),
+        ("नमस्ते, दुनिया।", "नमस्ते दुनिया"),
+        ("\u200fنعم\u200e \ufeffsoft\u00adhyphen", "نعم softhyphen"),
+        ("21 °C & 50%", "21 c 50"),
+        ("'", ""),
+        ("...!?", ""),
+        ("", ""),
+    ],
+)
+def test_normalize_basic_examples_give_words_only(text, wanted):
+    assert normalize_basic(text) == unicodedata.normalize("NFKC", wanted)
+
+
+@pytest.mark.parametrize(
+    ("text", "wanted"),
+    [
+        ("ENTER TWO NINE", "enter two nine"),
+        ("It\u2019s the dogs\u2019 well-known café.", "it's the dogs well known cafe"),
+        ("U.S.A., Mr. O'Neill", "usa mr o'neill"),
+        ("50% off & more @ home", "50 percent off and more at home"),
+        ("and/or_so—then…stop", "and or so then stop"),
+        ("naïve Zoë", "naive zoe"),
+        ("'tis \u201cquoted\u201d", "tis quoted"),
+        ("21 degrees", "21 degrees"),
+    ],
+)
+def test_normalize_english_examples_are_written_as_in_librispeech(text, wanted):
+    assert normalize_english(text) == wanted
+
+
+def test_normalize_text_none_changes_nothing():
+    assert normalize_text(" A  b! ", "none") == " A  b! "
+
+
+@pytest.mark.parametrize("name", ["", "Basic", "whisper"])
+def test_normalize_text_unknown_name_raises_listing_the_known(name):
+    with pytest.raises(ValueError, match=f"text normaliser '{name}' is unknown; choose one of: none, basic, english"):
+        normalize_text("x", name)
+
+
+@settings(deadline=None)  # a busy machine is no failure
+@given(st.text())
+@pytest.mark.parametrize("name", list(NORMALIZERS))
+def test_normalize_text_applied_twice_round_trips(name, text):
+    once = normalize_text(text, name)
+    assert normalize_text(once, name) == once
+
+
+@settings(deadline=None)  # a busy machine is no failure
+@given(st.text())
+def test_normalize_basic_any_text_keeps_only_letters_marks_digits_and_inner_apostrophes(text):
+    for word in normalize_basic(text).split(" "):
+        assert not word.startswith("'")
+        assert not word.endswith("'")
+        assert all(c == "'" or unicodedata.category(c)[0] in "LMN" for c in word)
+
+
+@pytest.mark.parametrize("name", [name for name in NORMALIZERS if name != "none"])
+def test_normalizers_say_where_they_come_from(name):
+    assert "Source:" in NORMALIZERS[name].__doc__

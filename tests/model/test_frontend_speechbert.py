@@ -1,0 +1,159 @@
+"""Audio front-ends: how many steps they make, what each step hears, and that padding is not heard."""
+
+import math
+
+import pytest
+import torch
+from transformers import BertConfig
+
+from hf_speechft import SpeechBertConfig
+from hf_speechft.model.frontend_speechbert import (
+    FRONTENDS,
+    build_frontend,
+    length_mask,
+    match_embedding_scale,
+    output_lengths,
+)
+
+MELS = 6
+
+
+def make_frontend(name="conv1d", subsampling=4, attention="bidirectional", hidden=16):
+    torch.manual_seed(0)
+    text_config = BertConfig(hidden_size=hidden, num_attention_heads=1)
+    config = SpeechBertConfig(
+        backbone_config=text_config,
+        num_mel_bins=MELS,
+        frontend=name,
+        subsampling=subsampling,
+        attention=attention,
+    )
+    return build_frontend(config).eval()
+
+
+every_frontend = pytest.mark.parametrize("name", sorted(FRONTENDS))
+every_subsampling = pytest.mark.parametrize("subsampling", [2, 4, 8])
+every_attention = pytest.mark.parametrize("attention", ["bidirectional", "causal"])
+
+
+@every_subsampling
+def test_output_lengths_match_ceiling_of_quotient(subsampling):
+    frames = list(range(70))
+    expected = [math.ceil(count / subsampling) for count in frames]
+    assert [output_lengths(count, subsampling) for count in frames] == expected
+    assert output_lengths(torch.tensor(frames), subsampling).tolist() == expected
+
+
+@every_subsampling
+def test_output_lengths_match_repeated_halving(subsampling):
+    for frames in range(70):
+        steps = frames
+        for _ in range(int(math.log2(subsampling))):
+            steps = math.ceil(steps / 2)
+        assert output_lengths(frames, subsampling) == steps
+
+
+@pytest.mark.parametrize(("lengths", "size"), [([0, 2, 3], 3), ([1], 4)])
+def test_length_mask_is_true_within_lengths(lengths, size):
+    mask = length_mask(torch.tensor(lengths), size)
+    assert mask.dtype == torch.bool
+    assert mask.tolist() == [[place < length for place in range(size)] for length in lengths]
+
+
+@every_attention
+@every_subsampling
+@every_frontend
+def test_frontend_makes_output_lengths_steps(name, subsampling, attention):
+    frontend = make_frontend(name, subsampling, attention)
+    for frames in range(1, 2 * subsampling + 3):
+        steps = frontend(torch.randn(2, frames, MELS), torch.tensor([frames, 1]))
+        assert steps.shape == (2, output_lengths(frames, subsampling), 16)
+        assert torch.isfinite(steps).all()
+
+
+@every_attention
+@every_subsampling
+@every_frontend
+def test_frontend_is_invariant_to_padding_and_what_it_holds(name, subsampling, attention):
+    frontend = make_frontend(name, subsampling, attention)
+    torch.manual_seed(1)
+    for frames in range(1, 2 * subsampling + 3):
+        clip = torch.randn(1, frames, MELS)
+        padded = torch.cat([clip, 100 * torch.randn(1, 13, MELS)], dim=1)
+        batch = torch.cat([torch.randn(1, frames + 13, MELS), padded])
+        with torch.no_grad():
+            alone = frontend(clip, torch.tensor([frames]))
+            together = frontend(batch, torch.tensor([frames + 13, frames]))[1:]
+        torch.testing.assert_close(together[:, : alone.shape[1]], alone, atol=1e-5, rtol=0)
+
+
+def frames_heard(frontend, step, frames):
+    """Indices of the first and the last frame that a step depends on, by differentiation."""
+    features = torch.randn(1, frames, MELS, requires_grad=True)
+    # The sum alone would not depend on the input, since layer normalisation fixes it.
+    frontend(features, torch.tensor([frames]))[0, step].pow(3).sum().backward()
+    heard = features.grad[0].abs().sum(dim=-1).nonzero()[:, 0].tolist()
+    return heard[0], heard[-1]
+
+
+@every_subsampling
+def test_conv1d_bidirectional_hears_its_frames_and_as_many_before(subsampling):
+    frontend = make_frontend("conv1d", subsampling)
+    step, ahead = 5, subsampling - 1
+    first = subsampling * step
+    assert frames_heard(frontend, step, 12 * subsampling) == (first - ahead, first + ahead)
+
+
+@every_subsampling
+def test_conv1d_causal_hears_no_frame_after_its_first(subsampling):
+    frontend = make_frontend("conv1d", subsampling, "causal")
+    step, before = 5, 2 * (subsampling - 1)
+    first = subsampling * step
+    assert frames_heard(frontend, step, 12 * subsampling) == (first - before, first)
+
+
+@every_subsampling
+def test_rnn_causal_hears_the_past_and_its_own_frames(subsampling):
+    frontend = make_frontend("rnn", subsampling, "causal")
+    assert frames_heard(frontend, 5, 12 * subsampling) == (0, 6 * subsampling - 1)
+
+
+def test_rnn_bidirectional_hears_everything():
+    assert frames_heard(make_frontend("rnn", 4), 5, 48) == (0, 47)
+
+
+def test_frontend_dropout_is_in_training_only():
+    frontend = make_frontend()
+    features, lengths = torch.randn(1, 40, MELS), torch.tensor([40])
+    assert torch.equal(frontend(features, lengths), frontend(features, lengths))
+    frontend.train()
+    assert not torch.equal(frontend(features, lengths), frontend(features, lengths))
+
+
+def test_build_frontend_unknown_name_raises():
+    with pytest.raises(ValueError, match="frontend is 'conv3d'; it needs to be one of conv1d, rnn"):
+        make_frontend("conv3d")
+
+
+def test_rnn_odd_width_raises():
+    with pytest.raises(ValueError, match="front-end rnn needs an even hidden size; the checkpoint's is 15"):
+        make_frontend("rnn", hidden=15)
+
+
+def test_rnn_odd_width_causal_makes_steps():
+    frontend = make_frontend("rnn", attention="causal", hidden=15)
+    assert frontend(torch.randn(1, 8, MELS), torch.tensor([8])).shape == (1, 2, 15)
+
+
+@every_frontend
+def test_match_embedding_scale_output_has_embeddings_scale(name):
+    frontend = make_frontend(name, hidden=64)
+    torch.manual_seed(2)
+    embeddings = torch.randn(500, 64) * torch.linspace(0.01, 0.1, 64) + torch.linspace(-0.5, 0.5, 64)
+    match_embedding_scale(frontend, embeddings)
+    with torch.no_grad():
+        steps = frontend(torch.randn(8, 400, MELS), torch.full((8,), 400)).flatten(0, 1)
+    # Layer normalisation makes mean 0 and variance 1 over the dimensions of a step; the rest is the embeddings'.
+    standard = (steps - embeddings.mean(dim=0)) / embeddings.std(dim=0)
+    torch.testing.assert_close(standard.mean(dim=1), torch.zeros(len(steps)), atol=1e-4, rtol=0)
+    torch.testing.assert_close(standard.pow(2).mean(dim=1), torch.ones(len(steps)), atol=1e-2, rtol=0)
