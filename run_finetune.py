@@ -5,9 +5,7 @@ accelerate launch run_finetune.py recipes/an4.yaml --seed 1         # a recipe, 
 accelerate launch run_finetune.py --dataset DATA --model_name_or_path CHECKPOINT --output_dir RUN
 """
 
-import sys
-
 from hf_speechft.training.finetune import main
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

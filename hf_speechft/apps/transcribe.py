@@ -131,6 +131,8 @@ def _check_model_type(name: str) -> None:
     try:
         config, _ = PreTrainedConfig.get_config_dict(name)
     except (OSError, ValueError) as error:
+        if Path(name).is_dir():
+            raise ModelError(f"{name}/config.json cannot be read: {_first_line(error)}") from error
         raise ModelError(
             f"{name} is neither a folder nor a model that the Hub gives out; check the name, the network and, for a "
             f"private model, `hf auth login` ({_first_line(error)})"

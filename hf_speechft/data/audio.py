@@ -50,7 +50,7 @@ def load_audio(source: AudioSource, sampling_rate_hz: int, *, source_rate_hz: in
     else:
         blocks = list(decode_blocks(name, content, _DECODE_BLOCK_S))
         waveform, rate_hz = _join([block for _, block in blocks]), blocks[0][0] if blocks else sampling_rate_hz
-    _check_finite(waveform, name)
+    _check_samples(waveform, name)
     if not waveform.size:
         raise AudioError(f"{name} holds no samples; drop it from the corpus or record it again")
     if rate_hz != sampling_rate_hz:
@@ -100,18 +100,22 @@ def stream_audio(source: AudioSource, sampling_rate_hz: int, block_s: float = 30
     block_samples = round(block_s * sampling_rate_hz)
     if block_samples < 1:
         raise ValueError(f"block_s is {block_s} s, less than a sample at {sampling_rate_hz} Hz; use 1 s or more")
-    waiting = np.empty(0, np.float32)
-    total_samples = 0
-    for block in _resampled(source, sampling_rate_hz, block_s):
-        total_samples += block.size
-        waiting = np.concatenate([waiting, block])
-        while waiting.size >= block_samples:
-            yield _clip(waiting[:block_samples])
-            waiting = waiting[block_samples:]
+    waiting: list[np.ndarray] = []  # joined only when they fill a block: containers give 20 ms at a time
+    waiting_samples = total_samples = 0
+    for piece in _resampled(source, sampling_rate_hz, block_s):
+        total_samples += piece.size
+        waiting_samples += piece.size
+        waiting.append(piece)
+        if waiting_samples >= block_samples:
+            joined = np.concatenate(waiting)
+            whole_samples = joined.size - joined.size % block_samples
+            for start in range(0, whole_samples, block_samples):
+                yield _clip(joined[start : start + block_samples])
+            waiting, waiting_samples = [joined[whole_samples:]], joined.size - whole_samples
     if not total_samples:
         raise AudioError(f"{_open_source(source)[0]} holds no samples; there is nothing to stream")
-    if waiting.size:
-        yield _clip(waiting)
+    if waiting_samples:
+        yield _clip(np.concatenate(waiting))
 
 
 def _resampled(source: AudioSource, sampling_rate_hz: int, block_s: float) -> Iterator[np.ndarray]:
@@ -122,7 +126,7 @@ def _resampled(source: AudioSource, sampling_rate_hz: int, block_s: float) -> It
         return
     resampler = None
     for rate_hz, block in decode_blocks(name, content, block_s):
-        _check_finite(block, name)
+        _check_samples(block, name)
         if rate_hz != sampling_rate_hz and resampler is None:
             resampler = soxr.ResampleStream(rate_hz, sampling_rate_hz, 1, "float32", quality=RESAMPLING_QUALITY)
         yield block if resampler is None else resampler.resample_chunk(block)
@@ -197,9 +201,6 @@ def _mono(array: np.ndarray, name: str) -> np.ndarray:
         raise AudioError(f"{name} holds {array.dtype}; audio samples are integers or floating-point numbers")
     if array.dtype.kind == "f":
         waveform = array.astype(np.float32)
-        if waveform.size and _MAX_FLOAT_PEAK < np.abs(waveform).max() < np.inf:
-            peak = np.abs(waveform).max()
-            raise AudioError(f"{name} reaches {peak:g}; floats lie in [-1, 1]: divide 16-bit samples by 32768")
     else:
         full_scale = 2.0 ** (8 * array.dtype.itemsize - 1)
         offset = full_scale if array.dtype.kind == "u" else 0.0  # unsigned samples have silence in the middle
@@ -216,10 +217,15 @@ def _clip(waveform: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(np.clip(waveform, -1.0, 1.0), dtype=np.float32)
 
 
-def _check_finite(waveform: np.ndarray, name: str) -> None:
+def _check_samples(waveform: np.ndarray, name: str) -> None:
     bad_samples = waveform.size - np.count_nonzero(np.isfinite(waveform))
     if bad_samples:
         raise AudioError(f"{name} has {bad_samples} samples that are NaN or infinite; drop it or export it again")
+    peak = np.abs(waveform).max(initial=0.0)
+    if peak > _MAX_FLOAT_PEAK:
+        raise AudioError(
+            f"{name} reaches {peak:g}; samples kept as floats lie in [-1, 1]: divide 16-bit ones by 32768"
+        )
 
 
 def _join(blocks: list[np.ndarray]) -> np.ndarray:

@@ -31,7 +31,7 @@ def expand_speeds(dataset: Dataset, factors: Sequence[float]) -> Dataset:
     """Repeat a split once for each speed.
 
     The copies differ in the column `speed`, which the collator applies, and in `duration_s` and `utterance_id`, so
-    that filters, batches and reports see each copy as it will sound.
+    that batches see each copy as it will sound.
 
     Args:
         dataset: A split from `load_corpus`.

@@ -19,7 +19,7 @@ from datasets import Audio, ClassLabel, Dataset, DatasetDict, Features, Value, c
 
 from hf_speechft.data.audio import AudioError, audio_duration_s
 from hf_speechft.data.filters import FilterReport, filter_corpus
-from hf_speechft.data.readers import AUDIO_COLUMNS, SPLIT_ALIASES, RawSplits, read_source
+from hf_speechft.data.readers import AUDIO_COLUMNS, SPLIT_ALIASES, RawSplits, read_source, split_role
 from hf_speechft.data.splits import FRACTIONS, split_indices
 from hf_speechft.data.text import normalize_text
 
@@ -105,13 +105,17 @@ def _choose_splits(raw: RawSplits, wanted: dict[str, str | None]) -> RawSplits:
         if len(raw) > 1:
             raise ValueError(_no_split(raw, "train", wanted["train"] or ""))
         only = next(iter(raw))
-        logger.warning("the only split is %r: it is cut into training, validation and test parts", only)
+        level = logging.WARNING if split_role(only) else logging.INFO  # a manifest of any name is no surprise
+        logger.log(level, "the only split is %r: it is cut into training, validation and test parts", only)
         return {"train": raw[only]}
     return chosen
 
 
 def _find_split(raw: RawSplits, name: str) -> Dataset | None:
-    return next((raw[alias] for alias in (name, *SPLIT_ALIASES.get(name, ())) if alias in raw), None)
+    by_lower_name = {split.lower(): split for split in raw}
+    aliases = (alias for alias in SPLIT_ALIASES.get(name, ()) if alias in by_lower_name)
+    found = name if name in raw else by_lower_name.get(next(aliases, ""))
+    return None if found is None else raw[found]
 
 
 def _no_split(raw: RawSplits, role: str, name: str) -> str:

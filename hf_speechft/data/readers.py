@@ -8,6 +8,7 @@ not by `datasets`' builders, for three reasons: the builders import torchcodec t
 from __future__ import annotations
 
 import csv
+import io
 import json
 import logging
 import os
@@ -65,7 +66,7 @@ def read_source(
     if path.is_dir():
         return _read_folder(path, audio_column, cache_dir)
     if path.is_file():
-        return {_split_of(path.stem): read_manifest(path, audio_column)}
+        return {path.stem: read_manifest(path, audio_column)}
     if isinstance(source, os.PathLike) or _looks_local(source):
         raise ValueError(f"{source}: no such file or folder (looked in {Path.cwd()}); check the path")
     try:
@@ -125,6 +126,8 @@ def _as_text(column: list[Any]) -> list[str]:
 def _relative_name(name: str) -> str:
     """Keep sub-folders of a relative path, which tell apart files of equal names."""
     path = Path(name)
+    if not name:
+        return ""
     return path.name if path.is_absolute() or ".." in path.parts or name.startswith("~") else path.as_posix()
 
 
@@ -159,9 +162,15 @@ def _parse_table(path: Path, text: str) -> Iterator[dict[str, Any]]:
     tabs = path.suffix.lower() == ".tsv"
     # Tab-separated corpora such as Common Voice write quotation marks as they are; commas need them as quotes.
     dialect = {"delimiter": "\t", "quoting": csv.QUOTE_NONE} if tabs else {}
-    table = csv.reader(text.splitlines(keepends=True), **dialect)
+    table = csv.reader(io.StringIO(text, newline=""), **dialect)  # splitlines() also splits at Unicode separators
     header = next(table, [])
-    for fields in table:
+    while True:
+        try:
+            fields = next(table, None)
+        except csv.Error as error:
+            raise ValueError(f"{path}, line {table.line_num}, cannot be parsed: {error}; check the quotes") from error
+        if fields is None:
+            return
         if not fields:
             continue
         if len(fields) != len(header):
@@ -178,7 +187,7 @@ def _parse_json(path: Path, text: str) -> Iterator[dict[str, Any]]:
     if text.lstrip().startswith("["):
         parts = [(1, text)]
     else:
-        parts = [(number, line) for number, line in enumerate(text.splitlines(), 1) if line.strip()]
+        parts = [(number, line) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
     for number, part in parts:
         try:
             value = json.loads(part)
@@ -205,7 +214,10 @@ def _read_folder(folder: Path, audio_column: str | None, cache_dir: str | os.Pat
         if splits:
             return splits
     if any(next(folder.rglob(f"*{suffix}"), None) for suffix in (".parquet", ".zip")):  # a copy of a Hub repository
-        return _build_with_datasets(str(folder), None, cache_dir, None)
+        try:
+            return _build_with_datasets(str(folder), None, cache_dir, None)
+        except (OSError, DatasetsError) as error:
+            raise ValueError(f"folder {folder} cannot be read by datasets ({error}); give a manifest") from error
     raise ValueError(
         f"folder {folder} holds no corpus: no metadata.csv or metadata.jsonl in it or in split folders, no manifest "
         "such as train.csv, no LibriSpeech *.trans.txt; write a metadata.csv with the columns file_name and "
@@ -219,11 +231,11 @@ def _audio_folder_splits(folder: Path, audio_column: str | None) -> RawSplits:
     if metadata is None:
         children = sorted(child for child in folder.iterdir() if child.is_dir()) if folder.is_dir() else []
         found = {child.name: _metadata_file(child) for child in children}
-        return {_split_of(name): read_manifest(file, audio_column) for name, file in found.items() if file}
+        return {name: read_manifest(file, audio_column) for name, file in found.items() if file}
     whole = read_manifest(metadata, audio_column)
     # One metadata file in the root can describe every split by its file names: train/a.wav, test/b.wav.
-    tops = [_split_of(name.split("/")[0]) if "/" in name else "" for name in whole["utterance_id"]]
-    if tops and all(top in SPLIT_ALIASES for top in tops):
+    tops = [name.split("/")[0] if "/" in name else "" for name in whole["utterance_id"]]
+    if all(split_role(top) for top in tops):
         order = dict.fromkeys(tops)
         return {split: whole.select([row for row, top in enumerate(tops) if top == split]) for split in order}
     return {"train": whole}
@@ -237,7 +249,7 @@ def _metadata_file(folder: Path) -> Path | None:
 def _manifest_splits(folder: Path, audio_column: str | None) -> RawSplits:
     files = sorted(folder.iterdir()) if folder.is_dir() else []
     files = [file for file in files if file.is_file() and file.suffix.lower() in MANIFEST_SUFFIXES]
-    return {_split_of(file.stem): read_manifest(file, audio_column) for file in files if _is_split(file.stem)}
+    return {file.stem: read_manifest(file, audio_column) for file in files if split_role(file.stem)}
 
 
 def _read_one_split(path: Path, audio_column: str | None) -> Dataset:
@@ -253,14 +265,9 @@ def _read_one_split(path: Path, audio_column: str | None) -> Dataset:
     return next(iter(splits.values()))
 
 
-def _split_of(name: str) -> str:
-    """Give the usual split names their canonical form; other names stay."""
-    lowered = name.lower()
-    return next((split for split, aliases in SPLIT_ALIASES.items() if lowered in aliases), name)
-
-
-def _is_split(name: str) -> bool:
-    return _split_of(name) in SPLIT_ALIASES
+def split_role(name: str) -> str | None:
+    """Tell which of train, validation and test a split of this name is for; None if the name doesn't say."""
+    return next((role for role, aliases in SPLIT_ALIASES.items() if name.lower() in aliases), None)
 
 
 def _read_librispeech(root: Path) -> RawSplits:
@@ -291,7 +298,7 @@ def _read_librispeech_split(folder: Path) -> Dataset | None:
     values: dict[str, list[Any]] = {"audio": [], "text": [], "speaker_id": []}
     names = []
     for file in files:
-        for line in file.read_text(encoding="utf-8").splitlines():
+        for line in file.read_text(encoding="utf-8").split("\n"):
             name, _, text = line.strip().partition(" ")
             if name:
                 names.append(name)

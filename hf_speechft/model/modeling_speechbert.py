@@ -1,10 +1,10 @@
 """SpeechBertModel and SpeechBertForCTC: a text transformer that hears.
 
-    input_features (batch, frames, mels)
-      -> SpecAugment masks, in training
-      -> front-end (batch, steps, hidden)     in place of the checkpoint's word embeddings
-      -> text transformer (batch, steps, hidden)   takes `inputs_embeds`
-      -> linear head (batch, steps, vocab)    CTC; blank = config.pad_token_id
+input_features (batch, frames, mels)
+  -> SpecAugment masks, in training
+  -> front-end (batch, steps, hidden)     in place of the checkpoint's word embeddings
+  -> text transformer (batch, steps, hidden)   takes `inputs_embeds`
+  -> linear head (batch, steps, vocab)    CTC; blank = config.pad_token_id
 """
 
 import inspect
@@ -14,6 +14,8 @@ from torch import nn
 from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
 from transformers import initialization as init
 from transformers.modeling_outputs import BaseModelOutput, CausalLMOutput
+from transformers.processing_utils import Unpack
+from transformers.utils import TransformersKwargs
 from transformers.utils.generic import can_return_tuple
 
 from .configuration_speechbert import SpeechBertConfig
@@ -64,7 +66,10 @@ class SpeechBertModel(SpeechBertPreTrainedModel):
 
     @can_return_tuple
     def forward(
-        self, input_features: torch.Tensor, attention_mask: torch.Tensor | None = None, **kwargs: object
+        self,
+        input_features: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        **kwargs: Unpack[TransformersKwargs],
     ) -> BaseModelOutput:
         """Encode features.
 
@@ -84,7 +89,7 @@ class SpeechBertModel(SpeechBertPreTrainedModel):
         self._check_input(frames, mels)
         if attention_mask is None:
             attention_mask = torch.ones(batch, frames, dtype=torch.long, device=input_features.device)
-        frame_lengths = attention_mask.sum(dim=-1)
+        frame_lengths = attention_mask.sum(dim=-1, dtype=torch.long)
         features = input_features.to(self.frontend.projection.weight.dtype)
         if self.training and self.config.apply_spec_augment:
             features = self._mask_features(features, frame_lengths)
@@ -195,7 +200,7 @@ class SpeechBertForCTC(SpeechBertPreTrainedModel):
         input_features: torch.Tensor,
         attention_mask: torch.Tensor | None = None,
         labels: torch.Tensor | None = None,
-        **kwargs: object,
+        **kwargs: Unpack[TransformersKwargs],
     ) -> CausalLMOutput:
         """Compute logits and, where labels are given, the CTC loss.
 
@@ -221,7 +226,10 @@ class SpeechBertForCTC(SpeechBertPreTrainedModel):
 
     @torch.no_grad()
     def generate(
-        self, input_features: torch.Tensor, attention_mask: torch.Tensor | None = None, **kwargs: object
+        self,
+        input_features: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        **kwargs: Unpack[TransformersKwargs],
     ) -> torch.Tensor:
         """Take the best unit of each step.
 
@@ -242,7 +250,7 @@ class SpeechBertForCTC(SpeechBertPreTrainedModel):
         if attention_mask is None:
             frame_lengths = torch.full((batch,), frames, device=input_features.device)
         else:
-            frame_lengths = attention_mask.sum(dim=-1)
+            frame_lengths = attention_mask.sum(dim=-1, dtype=torch.long)
         return output_lengths(frame_lengths, self.config.subsampling)
 
     def ctc_loss(self, logits: torch.Tensor, step_lengths: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:

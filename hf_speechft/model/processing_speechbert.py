@@ -6,11 +6,21 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from transformers import BatchFeature, ProcessorMixin
+from transformers.processing_utils import ProcessingKwargs, Unpack
 
 from .feature_extraction_speechbert import SpeechBertFeatureExtractor
 from .tokenization_speechbert import SpeechBertTokenizer, build_vocabulary
 
 IGNORED_LABEL = -100
+
+
+class SpeechBertProcessorKwargs(ProcessingKwargs, total=False):
+    """Arguments of a call, sorted into `audio_kwargs` and `text_kwargs`, with their defaults."""
+
+    _defaults = {
+        "audio_kwargs": {"return_tensors": "pt"},
+        "text_kwargs": {"return_tensors": "pt", "padding": True, "add_special_tokens": False},
+    }
 
 
 class SpeechBertProcessor(ProcessorMixin):
@@ -21,8 +31,7 @@ class SpeechBertProcessor(ProcessorMixin):
         tokenizer: A `SpeechBertTokenizer`.
     """
 
-    feature_extractor_class = "AutoFeatureExtractor"
-    tokenizer_class = "AutoTokenizer"
+    valid_processor_kwargs = SpeechBertProcessorKwargs
 
     def __init__(self, feature_extractor: SpeechBertFeatureExtractor, tokenizer: SpeechBertTokenizer) -> None:
         super().__init__(feature_extractor, tokenizer)
@@ -69,18 +78,17 @@ class SpeechBertProcessor(ProcessorMixin):
         self,
         audio: object = None,
         text: str | list[str] | None = None,
-        sampling_rate: int | None = None,
-        return_tensors: str | None = "pt",
-        **kwargs: object,
+        **kwargs: Unpack[SpeechBertProcessorKwargs],
     ) -> BatchFeature:
         """Make a padded batch.
 
         Args:
             audio: One clip or several: lists, arrays or tensors of samples.
             text: The transcript or transcripts, normalised as the tokenizer's were.
-            sampling_rate: Rate of the audio in Hz; another rate than the model's is an error.
-            return_tensors: `pt`, `np`, or `None` for lists.
-            **kwargs: Further arguments of the feature extractor where there is audio, else of the tokenizer.
+            **kwargs: `sampling_rate` of the audio in Hz (another rate than the model's is an error), `return_tensors`
+                (`pt` unless given; `np`, or `None` for lists), `device`, `padding`, `max_length` and the other
+                arguments of feature extractor and tokenizer. Those in `audio_kwargs={...}` and `text_kwargs={...}` go
+                to one of the two only.
 
         Returns:
             With audio `input_features (batch, frames, mels)` and `attention_mask (batch, frames)`; with text also
@@ -91,9 +99,10 @@ class SpeechBertProcessor(ProcessorMixin):
         """
         if audio is None and text is None:
             raise ValueError("neither audio nor text was given; pass audio=, text= or both")
+        options = self._merge_kwargs(self.valid_processor_kwargs, self.tokenizer.init_kwargs, **kwargs)
         if audio is None:
-            return self.tokenizer(text, return_tensors=return_tensors, **{"padding": True, **kwargs})
-        batch = self.feature_extractor(audio, sampling_rate=sampling_rate, return_tensors=return_tensors, **kwargs)
+            return self.tokenizer(text, **options["text_kwargs"])
+        batch = self.feature_extractor(audio, **options["audio_kwargs"])
         if text is not None:
             texts = [text] if isinstance(text, str) else list(text)
             if len(texts) != len(batch["input_features"]):
@@ -101,13 +110,15 @@ class SpeechBertProcessor(ProcessorMixin):
                     f"{len(batch['input_features'])} clips were given with {len(texts)} transcripts; "
                     "each clip needs its own"
                 )
-            batch["labels"] = self._labels(texts, return_tensors)
+            batch["labels"] = self._labels(texts, **options["text_kwargs"])
         return batch
 
-    def _labels(self, texts: list[str], return_tensors: str | None) -> object:
-        units = self.tokenizer(texts, add_special_tokens=False)["input_ids"]
-        longest = max(1, *map(len, units))  # a batch of empty transcripts keeps a column, and so its integer type
-        rows = [row + [IGNORED_LABEL] * (longest - len(row)) for row in units]
+    def _labels(self, texts: list[str], return_tensors: str | None, **text_options: object) -> object:
+        blank = self.tokenizer.pad_token_id  # pads, and stands nowhere else: no text contains it
+        rows = self.tokenizer(texts, **text_options)["input_ids"]
+        rows = [[IGNORED_LABEL if unit_id == blank else unit_id for unit_id in row] for row in rows]
+        if not any(rows):  # a batch of empty transcripts keeps a column, and so its integer type
+            rows = [[IGNORED_LABEL] for _ in rows]
         return BatchFeature({"labels": rows}, tensor_type=return_tensors)["labels"]
 
     def decode(self, *args: object, **kwargs: object) -> object:

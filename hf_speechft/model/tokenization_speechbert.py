@@ -50,7 +50,8 @@ class SpeechBertTokenizer(PreTrainedTokenizer):
         with open(vocab_file, encoding="utf-8") as file:
             self.unit_ids: dict[str, int] = json.load(file)
         self.units = {unit_id: unit for unit, unit_id in self.unit_ids.items()}
-        self.longest_unit = max(map(len, self.unit_ids), default=0)
+        self.text_units = self.unit_ids.keys() - {str(pad_token), str(unk_token)}
+        self.longest_unit = max(map(len, self.text_units), default=0)
         self.text_normalizer = text_normalizer
         self.checkpoint_ids = checkpoint_ids
         super().__init__(
@@ -59,7 +60,7 @@ class SpeechBertTokenizer(PreTrainedTokenizer):
             pad_token=pad_token,
             unk_token=unk_token,
             special_tokens_pattern="none",
-            **kwargs,
+            **{"split_special_tokens": True, **kwargs},  # "<pad>" in a transcript is five characters, not a blank
         )
 
     @property
@@ -78,7 +79,7 @@ class SpeechBertTokenizer(PreTrainedTokenizer):
         units, start = [], 0
         while start < len(sentence):
             for end in range(min(len(sentence), start + self.longest_unit), start, -1):
-                if sentence[start:end] in self.unit_ids:
+                if sentence[start:end] in self.text_units:
                     units.append(sentence[start:end])
                     break
             else:

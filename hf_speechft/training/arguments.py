@@ -31,7 +31,7 @@ class ModelArguments:
     )
     vocabulary: str = field(
         default="char",
-        metadata={"help": "Output units: 'char', or 'native' for the checkpoint's tokens in the training transcripts."},
+        metadata={"help": "Output units: 'char', or 'native' for the checkpoint's tokens in the transcripts."},
     )
     feature_type: str = field(default="fbank", metadata={"help": "Features: 'fbank', 'mfcc' or 'log_mel'."})
     feature_size: int = field(default=80, metadata={"help": "Features per frame."})
@@ -115,15 +115,25 @@ class SpeechTrainingArguments(TrainingArguments):
     length_column_name: str = field(default="duration_s", metadata={"help": "Column with durations."})
     remove_unused_columns: bool = field(default=False, metadata={"help": "Must stay False: the collator needs audio."})
     bf16: bool | None = field(
-        default=None, metadata={"help": "Mixed precision in bfloat16; by default where a GPU does it."}
+        default=None,
+        metadata={"help": "Mixed precision in bfloat16; by default where the GPU, or else the CPU, computes in it."},
     )
 
     def __post_init__(self) -> None:
         """Resolve what depends on the machine, then let the Trainer's own checks run."""
+        has_accelerator = torch.accelerator.is_available()
+        self.use_cpu = self.use_cpu or not has_accelerator  # the Trainer takes bf16 on a CPU only where that is said
         if self.bf16 is None:
-            self.bf16 = torch.cuda.is_available() and torch.cuda.is_bf16_supported()
-        self.dataloader_pin_memory = self.dataloader_pin_memory and torch.cuda.is_available()
+            self.bf16 = computes_in_bfloat16(self.use_cpu)
+        self.dataloader_pin_memory = self.dataloader_pin_memory and has_accelerator
         super().__post_init__()
+
+
+def computes_in_bfloat16(on_cpu: bool) -> bool:
+    """Tell whether training would multiply matrices in bfloat16 natively, and so faster than in float32."""
+    if on_cpu:
+        return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    return torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
 
 
 Arguments = tuple[ModelArguments, DataArguments, SpeechTrainingArguments]

@@ -36,7 +36,8 @@ def find_start(arguments: Arguments) -> str | None:
     asked = training.resume_from_checkpoint
     if asked and str(asked).lower() != "true":
         if not _is_whole(Path(asked)):
-            raise ValueError(f"{asked} is no whole checkpoint; it lacks {STATE_FILE}. Others in {folder}: {_list(folder)}")
+            others = ", ".join(path.name for path in _whole_checkpoints(folder)) or "none"
+            raise ValueError(f"{asked} is no whole checkpoint, as it lacks {STATE_FILE}; those in {folder}: {others}")
         return str(asked)
     if training.overwrite_output_dir:
         _remove_run(folder)
@@ -45,7 +46,7 @@ def find_start(arguments: Arguments) -> str | None:
         raise ValueError(
             f"{folder} holds a finished run; choose another --output_dir, or replace it with --overwrite_output_dir"
         )
-    checkpoints = [path for path in _checkpoints(folder) if _is_whole(path)]
+    checkpoints = _whole_checkpoints(folder)
     if not checkpoints:
         if asked:
             raise ValueError(f"--resume_from_checkpoint was given, but {folder} holds no whole checkpoint")
@@ -94,8 +95,8 @@ def _is_whole(checkpoint: Path) -> bool:
     return True
 
 
-def _list(folder: Path) -> str:
-    return ", ".join(path.name for path in _checkpoints(folder) if _is_whole(path)) or "none"
+def _whole_checkpoints(folder: Path) -> list[Path]:
+    return [path for path in _checkpoints(folder) if _is_whole(path)]
 
 
 def _remove_run(folder: Path) -> None:

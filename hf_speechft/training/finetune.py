@@ -1,13 +1,12 @@
 """The run: load speech, give a text checkpoint its front-end, train, test, save, report, push.
 
-    arguments -> corpus -> processor -> filtered splits -> model -> Trainer -> best weights
-              -> greedy test -> metrics.json, predictions.jsonl, curves, README.md -> Hub
+arguments -> corpus -> processor -> filtered splits -> model -> Trainer -> best weights
+          -> greedy test -> metrics.json, predictions.jsonl, curves, README.md -> Hub
 """
 
 import logging
 import math
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import datasets
@@ -23,8 +22,8 @@ from hf_speechft.data.demo import demo_checkpoint
 from hf_speechft.data.filters import FilterReport, filter_corpus
 from hf_speechft.model.frontend_speechbert import output_lengths
 from hf_speechft.sharing.card import SplitFacts
-from hf_speechft.sharing.push import check_token, push_folder
-from hf_speechft.sharing.save import save_atomically
+from hf_speechft.sharing.push import HubError, check_token, push_folder
+from hf_speechft.sharing.save import SaveError, save_atomically
 from hf_speechft.training.arguments import (
     PACKAGED_MINILM,
     Arguments,
@@ -41,27 +40,32 @@ logger = logging.getLogger(__name__)
 EVALUATED = ("validation", "test")
 
 
-def main(argv: list[str] | None = None) -> int:
+def main(argv: list[str] | None = None) -> None:
     """Run from the command line.
 
     Args:
         argv: Recipe and arguments; the command line's by default.
 
-    Returns:
-        0, or 1 where the input was wrong; the reason is on standard error.
+    Raises:
+        SystemExit: With status 1 and the reason on standard error, where the input was wrong or the upload failed.
     """
     show_progress()
     try:
-        arguments = parse_arguments(argv)
-        run = FineTuning(arguments)
+        run = FineTuning(parse_arguments(argv))
     except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    metrics = run.train_and_report()
-    if run.trainer.is_world_process_zero():
+        raise SystemExit(f"error: {error}") from None
+    try:
+        metrics = run.train_and_report()
+    except (HubError, SaveError) as error:
+        raise SystemExit(f"error: {error}") from None
+    if metrics:
         low, high = metrics["test"]["wer_interval_95"]
-        print(f"test WER {metrics['test']['wer']:.1%} (95 % interval {low:.1%} to {high:.1%}); see {run.folder}")
-    return 0
+        rate = metrics["test"]["wer"]
+        logger.info("test WER %.1f %% (95 %% interval %.1f to %.1f); see %s", *_percent(rate, low, high), run.folder)
+
+
+def _percent(*fractions: float) -> list[float]:
+    return [100 * fraction for fraction in fractions]
 
 
 def show_progress() -> None:
@@ -88,27 +92,25 @@ class FineTuning:
         self.model_arguments, self.data_arguments, self.training_arguments = arguments
         self.arguments = arguments
         self.folder = Path(self.training_arguments.output_dir)
-        if self.training_arguments.push_to_hub:
+        self.pushes = self.training_arguments.push_to_hub
+        if self.pushes:
             self._claim_repository()
         self.checkpoint = find_start(arguments)
         set_seed(self.training_arguments.seed)
         with self.training_arguments.main_process_first(desc="loading the corpus"):
             corpus = read_corpus(self.data_arguments, self.training_arguments.seed)
         self.processor = make_processor(self.model_arguments, self.data_arguments, corpus)
-        self.splits, self.reports = select_utterances(corpus, self.processor, self.model_arguments, self.data_arguments)
-        self.trainer = self._make_trainer()
+        model = make_model(self.model_arguments, self.processor)
+        self.splits, self.reports = select_utterances(corpus, self.processor, model, self.data_arguments)
+        self.trainer = self._make_trainer(model)
 
     def _claim_repository(self) -> None:
         """Check the token now: a run that cannot be pushed should not find out after hours."""
         training = self.training_arguments
         training.hub_model_id = check_token(training.hub_model_id or self.folder.name, training.hub_token)
         training.push_to_hub = False  # the Trainer would push checkpoints; the finished folder is pushed instead
-        self.pushes = True
 
-    pushes = False
-
-    def _make_trainer(self) -> SpeechTrainer:
-        model = make_model(self.model_arguments, self.processor)
+    def _make_trainer(self, model: SpeechBertForCTC) -> SpeechTrainer:
         patience = self.training_arguments.early_stopping_patience
         return SpeechTrainer(
             model=model,
@@ -176,8 +178,8 @@ class FineTuning:
         speakers = set(split["speaker_id"]) - {""}
         return SplitFacts(
             name=name,
-            utterances=len(split),
-            duration_s=sum(split["duration_s"]),
+            utterances=report.kept,
+            duration_s=report.kept_s,
             speakers=len(speakers) or None,
             dropped={reason: len(ids) for reason, ids in report.dropped.items()},
         )
@@ -244,46 +246,44 @@ def find_checkpoint(model: ModelArguments) -> str:
 
 
 def select_utterances(
-    corpus: DatasetDict, processor: SpeechBertProcessor, model: ModelArguments, data: DataArguments
+    corpus: DatasetDict, processor: SpeechBertProcessor, model: SpeechBertForCTC, data: DataArguments
 ) -> tuple[dict[str, Dataset], dict[str, FilterReport]]:
-    """Drop what cannot be used and put each split into its order.
+    """Drop what cannot be used, put each split into its order, and repeat training clips at other speeds.
 
-    From the training split goes what is unreadable, empty, too short, too long or cannot be aligned. The other splits
-    lose only what cannot be decoded at all, since leaving out what is hard would flatter the result.
+    From the training split goes what is unreadable, empty, too short, too long or cannot be aligned, at any of the
+    speeds. The other splits lose only what cannot be decoded at all: without the hard ones the result would flatter.
 
     Raises:
         ValueError: A split has nothing left.
     """
-    count_steps = step_counter(processor, model.subsampling)
-    train, splits, reports = corpus["train"], {}, {}
-    if data.speed_factors != [1.0]:
-        train = expand_speeds(train, data.speed_factors)
-    splits["train"], reports["train"] = filter_corpus(
-        train,
-        min_duration_s=data.min_duration_s,
-        max_duration_s=data.max_duration_s,
+    extractor, config = processor.feature_extractor, model.config
+    step_s = config.inputs_to_logits_ratio / config.sampling_rate
+    shortest_s = (extractor.frame_length + 1) / extractor.sampling_rate
+    longest_s = model.speechbert.max_steps * step_s if model.speechbert.max_steps else math.inf
+    slowest, fastest = min(data.speed_factors), max(data.speed_factors)
+
+    def count_steps(duration_s: float) -> int:
+        samples = math.floor(duration_s / fastest * extractor.sampling_rate)
+        return output_lengths(extractor.frame_count(samples), config.subsampling)
+
+    train, report = filter_corpus(
+        corpus["train"],
+        min_duration_s=max(data.min_duration_s, shortest_s) * fastest,
+        max_duration_s=min(data.max_duration_s, longest_s) * slowest,
         count_steps=count_steps,
         count_needed_steps=lambda text: count_needed_steps(processor, text),
         name="train",
     )
+    splits, reports = {"train": train}, {"train": report}
+    if data.speed_factors != [1.0]:
+        splits["train"] = expand_speeds(train, data.speed_factors)
     for name in EVALUATED:
-        kept, reports[name] = filter_corpus(corpus[name], name=name)
-        splits[name] = kept.sort("duration_s")
-    for name, split in splits.items():
-        if len(split) == 0:
-            raise ValueError(f"no utterance of the {name} split can be used: {reports[name]}")
+        kept, reports[name] = filter_corpus(
+            corpus[name], min_duration_s=shortest_s, max_duration_s=longest_s, name=name
+        )
+        durations = kept["duration_s"]
+        splits[name] = kept.select(sorted(range(len(kept)), key=durations.__getitem__))  # little padding in a batch
     return splits, reports
-
-
-def step_counter(processor: SpeechBertProcessor, subsampling: int) -> Callable[[float], int]:
-    """Make the function from a clip's seconds to the steps that the model makes of it."""
-    extractor = processor.feature_extractor
-
-    def count_steps(duration_s: float) -> int:
-        samples = math.floor(duration_s * extractor.sampling_rate)
-        return output_lengths(extractor.frame_count(samples), subsampling)
-
-    return count_steps
 
 
 def count_needed_steps(processor: SpeechBertProcessor, text: str) -> int:

@@ -13,17 +13,19 @@ from pathlib import Path
 
 import torch
 
+import hf_speechft
 from hf_speechft.scoring.bootstrap import bootstrap_interval
 from hf_speechft.scoring.curves import plot_training_curves
 from hf_speechft.scoring.metrics import ErrorCounts, count_errors, total
 from hf_speechft.sharing.card import CardFacts, ResultFacts, SampleFacts, SplitFacts, render_card
-from hf_speechft.training.arguments import Arguments
+from hf_speechft.training.arguments import PACKAGED_MINILM, Arguments
 from hf_speechft.training.checkpoints import METRICS_FILE
 
 PREDICTIONS_FILE = "predictions.jsonl"
 CURVES_FILE = "training_curves.png"
 CARD_FILE = "README.md"
-PACKAGES = ("torch", "transformers", "accelerate", "datasets", "torchaudio", "hf_speechft")
+PACKAGES = ("torch", "transformers", "accelerate", "datasets")
+MINILM_ON_THE_HUB = "sentence-transformers/all-MiniLM-L6-v2"
 
 
 @dataclass(frozen=True)
@@ -135,10 +137,11 @@ def _best_validation(log_history: Sequence[Mapping[str, float]]) -> dict[str, fl
 def _card_facts(arguments: Arguments, facts: RunFacts, result: ResultFacts) -> CardFacts:
     model, data, training = arguments
     step_schedule = f"StepLR every {training.step_lr_epochs} epochs, factor {training.step_lr_gamma}"
+    packaged = model.model_name_or_path == PACKAGED_MINILM
     processes = training.world_size * training.gradient_accumulation_steps
     return CardFacts(
         model_name=Path(training.hub_model_id or training.output_dir).name,
-        text_checkpoint=model.model_name_or_path,
+        text_checkpoint=MINILM_ON_THE_HUB if packaged else model.model_name_or_path,
         dataset_name=str(data.dataset),
         repo_id=training.hub_model_id,
         dataset_config=data.dataset_config_name,
@@ -213,4 +216,4 @@ def peak_memory_gb() -> float:
 
 
 def _versions() -> dict[str, str]:
-    return {package: version(package) for package in PACKAGES}
+    return {"hf_speechft": hf_speechft.__version__} | {package: version(package) for package in PACKAGES}

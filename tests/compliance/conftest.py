@@ -1,13 +1,13 @@
 """Makes the tests of the installed transformers importable as `transformers_tests`, or skips this folder."""
 
 import sys
-from pathlib import Path
 
 import pytest
+import torch
 
 from tests.compliance.source import SourceUnavailableError, get_source, marker_names
 
-FOLDER = Path(__file__).parent
+UNAVAILABLE = pytest.StashKey[str]()
 
 
 def pytest_configure(config):
@@ -22,9 +22,6 @@ def pytest_configure(config):
         config.addinivalue_line("markers", f"{name}: set by the tests of transformers")
 
 
-UNAVAILABLE = pytest.StashKey[str]()
-
-
 class UnavailableModule(pytest.Module):
     """Stands for a test file that cannot be imported without the tests of transformers."""
 
@@ -36,3 +33,12 @@ def pytest_pycollect_makemodule(module_path, parent):
     if UNAVAILABLE in parent.config.stash:
         return UnavailableModule.from_parent(parent, path=module_path)
     return None
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread():
+    """Models this small run ten times slower on several threads when other processes use the processor too."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)

@@ -26,6 +26,7 @@ STAND_INS = {
     f"{PACKAGE}/__init__.py": "",
     f"{PACKAGE}/exporters/__init__.py": "",
     f"{PACKAGE}/exporters/test_export.py": "class ExportTesterMixin:\n    pass\n",
+    f"{PACKAGE}/fixtures/sample_text.txt": "the quick brown fox jumps over the lazy dog\n",
     f"{PACKAGE}/generation/__init__.py": "",
     f"{PACKAGE}/generation/test_utils.py": "class GenerationTesterMixin:\n    pass\n",
     f"{PACKAGE}/utils/__init__.py": "",

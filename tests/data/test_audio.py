@@ -115,7 +115,10 @@ def test_load_audio_bfloat16_tensor_is_read():
         (np.zeros(0, np.float32), "holds no samples"),
         (np.zeros((2, 0), np.float32), "holds no samples"),
         (np.array([0.0, np.nan, np.inf]), "2 samples that are NaN or infinite"),
-        (np.array([0.0, 20_000.0, -3.0]), "reaches 20000; floats lie in .* divide 16-bit samples by 32768"),
+        (
+            np.array([0.0, 20_000.0, -3.0]),
+            "reaches 20000; samples kept as floats lie in .* divide 16-bit ones by 32768",
+        ),
         (np.zeros((2, 3, 4)), "3 dimensions"),
         (np.zeros((40, 50)), "no side of at most 8 channels"),
         (np.array(["a"]), "holds <U1"),
@@ -137,6 +140,12 @@ def test_load_audio_nan_in_a_file_raises_naming_it(tmp_path, tone):
         load_audio(path, RATE_HZ)
     with pytest.raises(AudioError, match=r"broken\.wav has 1 samples"):
         list(stream_audio(path, RATE_HZ))
+
+
+def test_load_audio_integers_in_a_float_file_raise_and_are_not_clipped(tmp_path, tone):
+    soundfile.write(tmp_path / "loud.wav", tone.astype(np.float32), RATE_HZ, subtype="FLOAT")
+    with pytest.raises(AudioError, match=r"loud\.wav reaches \d+; samples kept as floats lie in"):
+        load_audio(tmp_path / "loud.wav", RATE_HZ)
 
 
 def test_load_audio_missing_file_folder_and_empty_file_raise(tmp_path):

@@ -127,6 +127,13 @@ def test_load_corpus_only_a_test_split_is_cut_with_a_warning(tmp_path, caplog):
     assert "the only split is 'test': it is cut" in caplog.text
 
 
+@pytest.mark.parametrize("names_of_splits", [("Train", "Dev", "TEST"), ("training", "valid", "evaluation")])
+def test_load_corpus_other_usual_split_names_are_found(names_of_splits, tmp_path):
+    corpus = load_corpus(audio_folder(tmp_path, splits=names_of_splits))
+    prefixes = [split[0]["utterance_id"].removesuffix("0.wav") for split in corpus.values()]
+    assert prefixes == list(names_of_splits)
+
+
 def test_load_corpus_two_utterances_raise(tmp_path):
     with pytest.raises(ValueError, match="2 utterances cannot be cut into 3 parts"):
         load_corpus(single_split(tmp_path, 1, 2))

