@@ -8,6 +8,7 @@ input_features (batch, frames, mels)
 """
 
 import inspect
+from pathlib import Path
 
 import torch
 from torch import nn
@@ -22,6 +23,10 @@ from .configuration_speechbert import SpeechBertConfig
 from .frontend_speechbert import build_frontend, length_mask, match_embedding_scale, output_lengths
 
 POSITION_EMBEDDINGS = ("position_embeddings", "wpe", "embed_positions")
+AUTO_MODELS = {
+    "AutoModel": "modeling_speechbert.SpeechBertModel",
+    "AutoModelForCTC": "modeling_speechbert.SpeechBertForCTC",
+}
 
 
 class SpeechBertPreTrainedModel(PreTrainedModel):
@@ -45,6 +50,12 @@ class SpeechBertPreTrainedModel(PreTrainedModel):
             bound = module.hidden_size**-0.5
             for parameter in module.parameters():
                 init.uniform_(parameter, -bound, bound)
+
+    def save_pretrained(self, *args: object, **kwargs: object) -> None:
+        """Save as every `PreTrainedModel`; where this code is saved too, each Auto class finds its model there."""
+        if self._auto_class is not None:
+            self.config.auto_map = {**(getattr(self.config, "auto_map", None) or {}), **AUTO_MODELS}
+        super().save_pretrained(*args, **kwargs)
 
     def get_input_embeddings(self) -> nn.Module:
         """The front-end: what stands in the place of word embeddings."""
@@ -192,6 +203,8 @@ class SpeechBertForCTC(SpeechBertPreTrainedModel):
         if tokenizer.checkpoint_ids is not None:
             copy_embedding_rows(model.head, embeddings, tokenizer.checkpoint_ids)
         model.speechbert.backbone = adapt_backbone(backbone, config)
+        if Path(name_or_path).is_dir():  # a path of this machine does not travel to the Hub; a Hub id does
+            config.backbone_config._name_or_path = ""
         return model.eval()
 
     @can_return_tuple

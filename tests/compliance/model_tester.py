@@ -1,4 +1,4 @@
-"""Tiny SpeechBERT models and their inputs, for the mixins of transformers."""
+"""Tiny SpeechBERT models and what goes into them, for the mixins of transformers."""
 
 import torch
 from transformers import BertConfig, GPT2Config
@@ -6,6 +6,7 @@ from transformers_tests.test_modeling_common import floats_tensor
 
 from hf_speechft import SpeechBertConfig
 
+UNITS = ["<pad>", "<unk>", "▁", *"abcdefghijklmnopqrstuvwxyz"]
 HIDDEN_SIZE = 32
 LAYERS = 2
 HEADS = 4
@@ -50,7 +51,7 @@ class SpeechBertModelTester:
         self.hidden_size = HIDDEN_SIZE
         self.num_hidden_layers = LAYERS
         self.num_attention_heads = HEADS
-        self.vocab_size = 20
+        self.vocab_size = len(UNITS)
         self.seq_length = self.frames // self.subsampling  # steps: what the transformer sees
         self.encoder_seq_length = self.seq_length
 

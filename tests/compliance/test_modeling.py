@@ -49,9 +49,9 @@ class SpeechBertModelTest(ModelTesterMixin, unittest.TestCase):
                     model = model_class.from_pretrained(folder, **options)
                     backbone = model.base_model.backbone
                     attentions = [module for module in backbone.modules() if hasattr(module, "config")]
-                    self.assertGreater(len(attentions), self.model_tester.num_hidden_layers)
+                    assert len(attentions) > self.model_tester.num_hidden_layers
                     for module in (model, *attentions):
-                        self.assertEqual(module.config._attn_implementation, expected)
+                        assert module.config._attn_implementation == expected
 
 
 class SpeechBertCausalModelTest(SpeechBertModelTest):

@@ -18,7 +18,7 @@ from transformers_tests.test_pipeline_mixin import PipelineTesterMixin
 
 import hf_speechft
 from hf_speechft import SpeechBertFeatureExtractor, SpeechBertForCTC, SpeechBertTokenizer
-from tests.compliance.model_tester import SpeechBertModelTester
+from tests.compliance.model_tester import UNITS, SpeechBertModelTester
 
 TASK = "automatic-speech-recognition"
 RATE_HZ = 16_000
@@ -83,9 +83,8 @@ class SpeechBertPipelineTest(PipelineTesterMixin, unittest.TestCase):
 def write_tiny_model(folder):
     config = SpeechBertModelTester(None).get_config()
     folder.mkdir(parents=True)
-    units = ["<pad>", "<unk>", "▁", *"abcdefghijklmnopqrstuvwxyz"][: config.vocab_size]
     vocab_file = folder / "vocab.json"
-    vocab_file.write_text(json.dumps({unit: index for index, unit in enumerate(units)}), encoding="utf-8")
+    vocab_file.write_text(json.dumps({unit: index for index, unit in enumerate(UNITS)}), encoding="utf-8")
     tokenizer = SpeechBertTokenizer(str(vocab_file))
     extractor = SpeechBertFeatureExtractor(feature_size=config.num_mel_bins)
     hf_speechft.SpeechBertProcessor(extractor, tokenizer).save_pretrained(folder)

@@ -9,8 +9,7 @@ from unittest.mock import patch
 from transformers_tests.test_processing_common import ProcessorTesterMixin
 
 from hf_speechft import SpeechBertFeatureExtractor, SpeechBertProcessor, SpeechBertTokenizer
-
-UNITS = ["<pad>", "<unk>", "▁", *"abcdefghijklmnopqrstuvwxyz"]
+from tests.compliance.model_tester import UNITS
 
 
 class SpeechBertProcessorTest(ProcessorTesterMixin, unittest.TestCase):

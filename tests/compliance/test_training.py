@@ -1,4 +1,4 @@
-"""The overfitting test that transformers applies to its own models: a tiny SpeechBertForCTC learns a batch by heart."""
+"""transformers' overfitting test of its own models: here a tiny SpeechBertForCTC learns a batch by heart."""
 
 import unittest
 

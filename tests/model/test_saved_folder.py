@@ -133,6 +133,8 @@ def work(tmp_path_factory, clip):
         model = SpeechBertForCTC.from_text_pretrained(checkpoint, processor=processor, **options)
         with torch.no_grad():  # large weights, so that the best unit changes from step to step
             model.head.weight.normal_(std=3.0)
+            model.head.bias[processor.tokenizer.unk_token_id] = -1e4
+            model.head.bias[processor.tokenizer.unit_ids["▁"]] = 8.0
         model.save_pretrained(work / name)
         processor.save_pretrained(work / name)
     return work
@@ -205,7 +207,9 @@ def test_stranger_reproduces_logits_exactly(work, stranger, clip, name):
 @every_vocabulary
 def test_stranger_saves_the_same_folder_again(work, stranger, name):
     again = work / "again" / name
-    assert sorted(path.name for path in again.iterdir() if path.name != "__pycache__") == FILES
+    files = {path.name for path in again.iterdir()} - {"__pycache__"}
+    # transformers gives remote classes that have a `generate` its GenerationMixin, which saves this file.
+    assert files - {"generation_config.json"} == set(FILES)
     weights = load_file(work / name / "model.safetensors")
     for weight_name, weight in load_file(again / "model.safetensors").items():
         assert torch.equal(weight, weights[weight_name])
