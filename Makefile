@@ -14,4 +14,4 @@ test:
 
 # One script per performance claim; each prints a table and writes JSON.
 bench:
-	@set -e; for script in benchmarks/*.py; do echo "== $$script"; python "$$script"; done
+	@set -e; for name in features inference; do echo "== $$name"; python -m benchmarks.$$name; done

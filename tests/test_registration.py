@@ -65,7 +65,7 @@ assert not heavy, f"import hf_speechft imports {heavy}"
     [
         "import hf_speechft",
         "from transformers import AutoModelForCTC\nimport hf_speechft",
-        "import torch, transformers.models.bert.modeling_bert\nfrom hf_speechft.model.frontend_speechbert import FRONTENDS",
+        "import transformers.models.bert.modeling_bert\nfrom hf_speechft.model.frontend_speechbert import FRONTENDS",
     ],
     ids=["package", "auto-class", "own-module"],
 )

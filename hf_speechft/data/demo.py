@@ -103,9 +103,9 @@ SPEAKERS: dict[str, tuple[str, ...]] = {
     ),
 }
 
-_WORDS_PER_MINUTE = (120, 180)
+_WORDS_PER_MINUTE = (130, 190)
 _PITCH = (35, 65)
-_SILENCE_S = (0.1, 0.3)
+_SILENCE_S = (0.05, 0.2)
 _PEAK_DB = (-20.0, -3.0)  # relative to full scale
 _SNR_DB = (15.0, 35.0)
 _SILENT_BELOW = 64  # int16 steps; espeak-ng's own pauses are below it

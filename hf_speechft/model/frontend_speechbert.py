@@ -103,9 +103,7 @@ class RnnFrontend(nn.Module):
         hidden = hidden.reshape(batch, steps, self.subsampling * mels)
         hidden = self.dropout(nn.functional.gelu(self.stacking(hidden)))  # (batch, steps, hidden)
         step_lengths = output_lengths(frame_lengths, self.subsampling)
-        packed = pack_padded_sequence(
-            hidden, step_lengths.clamp(min=1).cpu(), batch_first=True, enforce_sorted=False
-        )
+        packed = pack_padded_sequence(hidden, step_lengths.clamp(min=1).cpu(), batch_first=True, enforce_sorted=False)
         hidden, _ = pad_packed_sequence(self.rnn(packed)[0], batch_first=True, total_length=steps)
         return self.output_norm(self.projection(self.dropout(hidden)))  # (batch, steps, hidden)
 

@@ -123,8 +123,8 @@ class SpeechBertModel(SpeechBertPreTrainedModel):
         if self.max_steps is not None and steps > self.max_steps:
             step_s = self.config.inputs_to_logits_ratio / self.config.sampling_rate
             raise ValueError(
-                f"the longest utterance makes {steps} steps ({steps * step_s:.1f} s); the text checkpoint has positions "
-                f"for {self.max_steps} ({self.max_steps * step_s:.1f} s). Cut it into chunks (pipeline(..., "
+                f"the longest utterance makes {steps} steps ({steps * step_s:.1f} s); the text checkpoint has "
+                f"positions for {self.max_steps} ({self.max_steps * step_s:.1f} s). Cut it into chunks (pipeline(..., "
                 "chunk_length_s=20), hf-speechft transcribe does so by itself), drop it with --max_duration_s, "
                 "or train with a larger subsampling."
             )
@@ -314,17 +314,17 @@ def check_labels(
     wrong = is_label & ((labels >= vocab_size) | (labels == blank))
     if wrong.any():
         raise ValueError(
-            f"labels hold {sorted(set(labels[wrong].tolist()))}; they need to be unit ids below {vocab_size} other than "
-            f"the blank {blank}. Make them with the processor that belongs to this model."
+            f"labels hold {sorted(set(labels[wrong].tolist()))}; they need to be unit ids below {vocab_size} other "
+            f"than the blank {blank}. Make them with the processor that belongs to this model."
         )
     needed = needed_steps(labels)
     too_short = (needed > step_lengths).nonzero()[:, 0].tolist()
     if too_short:
         rows = "; ".join(f"row {row}: {step_lengths[row]} steps for {needed[row]}" for row in too_short[:5])
         raise ValueError(
-            f"{len(too_short)} of {len(labels)} utterances are too short for their labels ({rows}, a step between equal "
-            "neighbours included). Drop them (hf_speechft.data.filter_corpus does), or use a smaller subsampling "
-            "or the native vocabulary."
+            f"{len(too_short)} of {len(labels)} utterances are too short for their labels ({rows}, a step between "
+            "equal neighbours included). Drop them (hf_speechft.data.filter_corpus does), or use a smaller "
+            "subsampling or the native vocabulary."
         )
 
 

@@ -106,10 +106,15 @@ def test_call_text_alone_gives_ids_padded_with_the_blank(processor):
     assert "input_features" not in batch
 
 
-@pytest.mark.parametrize(("return_tensors", "kind"), [("pt", torch.Tensor), ("np", np.ndarray), (None, (list, np.ndarray))])
+@pytest.mark.parametrize(
+    ("return_tensors", "kind"), [("pt", torch.Tensor), ("np", np.ndarray), (None, (list, np.ndarray))]
+)
 def test_call_returns_the_tensors_that_were_asked_for(processor, waveform, return_tensors, kind):
     batch = processor(
-        audio=[waveform, waveform], text=["stop", "what time is it"], sampling_rate=16_000, return_tensors=return_tensors
+        audio=[waveform, waveform],
+        text=["stop", "what time is it"],
+        sampling_rate=16_000,
+        return_tensors=return_tensors,
     )
     assert all(isinstance(value, kind) for value in batch.values())
     assert batch["labels"][0][-1] == -100
