@@ -27,6 +27,16 @@ def change_speed(waveform: np.ndarray, factor: float, sampling_rate_hz: int) -> 
     return soxr.resample(waveform, sampling_rate_hz * factor, sampling_rate_hz).astype(np.float32)
 
 
+def check_speed_factors(factors: Sequence[float]) -> None:
+    """Refuse speeds that make no sense.
+
+    Raises:
+        ValueError: No factor, or one that is out of range or given twice.
+    """
+    if not factors or len(set(factors)) < len(factors) or not all(SLOWEST <= one <= FASTEST for one in factors):
+        raise ValueError(f"speed factors are {list(factors)}; give distinct numbers from {SLOWEST} to {FASTEST}")
+
+
 def expand_speeds(dataset: Dataset, factors: Sequence[float]) -> Dataset:
     """Repeat a split once for each speed.
 
@@ -41,10 +51,9 @@ def expand_speeds(dataset: Dataset, factors: Sequence[float]) -> Dataset:
         The split with `len(factors)` times as many rows.
 
     Raises:
-        ValueError: No factor, or one that is out of range or given twice.
+        ValueError: As `check_speed_factors`.
     """
-    if not factors or len(set(factors)) < len(factors) or not all(SLOWEST <= one <= FASTEST for one in factors):
-        raise ValueError(f"speed factors are {list(factors)}; give distinct numbers from {SLOWEST} to {FASTEST}")
+    check_speed_factors(factors)
     durations, ids = dataset["duration_s"], dataset["utterance_id"]
     copies = []
     for factor in factors:

@@ -1,8 +1,11 @@
 """The arguments of a run: three dataclasses, filled from a recipe (YAML or JSON), from the command line, or both."""
 
+import argparse
 import difflib
 import json
+import math
 import sys
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -12,6 +15,8 @@ from transformers import HfArgumentParser, TrainingArguments
 
 PACKAGED_MINILM = "minilm"
 RECIPE_ENDINGS = (".yaml", ".yml", ".json")
+SAMPLING_STRATEGIES = ("random", "sequential", "group_by_length", "batch_rebalance")
+METRICS = ("wer", "cer", "loss")
 DEMO_RECIPE = Path(__file__).parents[2] / "recipes" / "demo.yaml"
 
 
@@ -114,19 +119,50 @@ class SpeechTrainingArguments(TrainingArguments):
     )
     length_column_name: str = field(default="duration_s", metadata={"help": "Column with durations."})
     remove_unused_columns: bool = field(default=False, metadata={"help": "Must stay False: the collator needs audio."})
+    restore_callback_states_from_checkpoint: bool = field(
+        default=True, metadata={"help": "A resumed run goes on counting evaluations for early stopping."}
+    )
+    disable_tqdm: bool | None = field(default=False, metadata={"help": "Print no progress bar of the training."})
     bf16: bool | None = field(
         default=None,
         metadata={"help": "Mixed precision in bfloat16; by default where the GPU, or else the CPU, computes in it."},
     )
 
     def __post_init__(self) -> None:
-        """Resolve what depends on the machine, then let the Trainer's own checks run."""
+        """Check what the Trainer would find out late, resolve what depends on the machine, let the Trainer check."""
+        self._check_numbers()
+        self._check_choices()
         has_accelerator = torch.accelerator.is_available()
         self.use_cpu = self.use_cpu or not has_accelerator  # the Trainer takes bf16 on a CPU only where that is said
         if self.bf16 is None:
             self.bf16 = computes_in_bfloat16(self.use_cpu)
         self.dataloader_pin_memory = self.dataloader_pin_memory and has_accelerator
         super().__post_init__()
+
+    def _check_numbers(self) -> None:
+        for name in ("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"--{name} is {getattr(self, name)}; it needs to be 1 or more")
+        for name in ("learning_rate", "new_learning_rate"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ValueError(f"--{name} is {getattr(self, name)}; it needs to be a number from 0 up")
+        if self.step_lr_epochs is not None and not self.step_lr_epochs > 0:
+            raise ValueError(f"--step_lr_epochs is {self.step_lr_epochs}; it needs to be above 0")
+
+    def _check_choices(self) -> None:
+        if self.train_sampling_strategy not in SAMPLING_STRATEGIES:
+            known = ", ".join(SAMPLING_STRATEGIES)
+            raise ValueError(f"--train_sampling_strategy is {self.train_sampling_strategy!r}; choose one of {known}")
+        if self.remove_unused_columns or self.length_column_name != "duration_s":
+            raise ValueError(
+                "leave --remove_unused_columns and --length_column_name out: the collator needs all columns"
+            )
+        best = self.metric_for_best_model
+        if best is not None and (best.removeprefix("eval_") not in METRICS or self.greater_is_better):
+            known = ", ".join(METRICS)
+            raise ValueError(f"--metric_for_best_model is {best!r}; choose one of {known}, of which less is better")
+        if self.early_stopping_patience and (best is None or self.eval_strategy == "no"):
+            raise ValueError("--early_stopping_patience needs evaluations: give --eval_strategy epoch or steps")
 
 
 def computes_in_bfloat16(on_cpu: bool) -> bool:
@@ -150,30 +186,38 @@ def parse_arguments(argv: list[str] | None = None) -> Arguments:
         The three dataclasses.
 
     Raises:
-        ValueError: The recipe cannot be read or names an argument that does not exist.
+        ValueError: The recipe cannot be read; it or the command line names an argument that does not exist; or a
+            value cannot be used.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
     recipe = Path(argv.pop(0)) if argv and argv[0].endswith(RECIPE_ENDINGS) else None
     if recipe is None and not any(argument.split("=")[0] in ("--dataset", "-h", "--help") for argument in argv):
         recipe = DEMO_RECIPE
     parser = HfArgumentParser((ModelArguments, DataArguments, SpeechTrainingArguments))
+    known = {action.dest: action for action in parser._actions}
     if recipe is not None:
-        parser.set_defaults(**read_recipe(recipe, [action.dest for action in parser._actions]))
-    return parser.parse_args_into_dataclasses(argv)
+        parser.set_defaults(**read_recipe(recipe, known))
+    *arguments, rest = parser.parse_args_into_dataclasses(argv, return_remaining_strings=True)
+    if rest and not rest[0].startswith("--"):
+        raise ValueError(f"{rest[0]!r} is the value of no argument; a recipe comes first and ends in .yaml or .json")
+    if rest:
+        name = rest[0].removeprefix("--").partition("=")[0]
+        raise ValueError(f"there is no argument --{name}{_suggest(name, known)}")
+    return tuple(arguments)
 
 
-def read_recipe(path: Path, known: list[str]) -> dict[str, object]:
-    """Read a recipe and check its names.
+def read_recipe(path: Path, known: Mapping[str, argparse.Action]) -> dict[str, object]:
+    """Read a recipe, and check its names and values as the command line's are.
 
     Args:
         path: YAML or JSON file.
-        known: Names of the arguments that there are.
+        known: The arguments that there are, by name.
 
     Returns:
-        Value of each argument that the recipe names; text where YAML took a number such as `3e-4` for text.
+        Value of each argument that the recipe names; a number too where YAML took one such as `3e-4` for text.
 
     Raises:
-        ValueError: No such file, not a mapping, or unknown names.
+        ValueError: No such file, not a mapping, an unknown name, or a value of the wrong type.
     """
     if not path.is_file():
         raise ValueError(f"no recipe at {path}; give the path of a YAML or JSON file with a run's arguments")
@@ -185,7 +229,27 @@ def read_recipe(path: Path, known: list[str]) -> dict[str, object]:
         raise ValueError(f"{path} holds {json.dumps(recipe)}; a recipe is a mapping from argument to value")
     for name in recipe:
         if name not in known:
-            similar = difflib.get_close_matches(name, known, n=1)
-            hint = f"; did you mean {similar[0]}?" if similar else "; see run_finetune.py --help"
+            hint = _suggest(str(name), known)
             raise ValueError(f"{path} names the argument {name!r}, which does not exist{hint}")
-    return recipe
+    return {name: _convert(path, known[name], value) for name, value in recipe.items()}
+
+
+def _suggest(name: str, known: Iterable[str]) -> str:
+    similar = difflib.get_close_matches(name, known, n=1)
+    return f"; did you mean {similar[0]}?" if similar else "; see run_finetune.py --help"
+
+
+def _convert(path: Path, action: argparse.Action, value: object) -> object:
+    """Give a recipe's value the type that it would have from the command line."""
+    if value is None or isinstance(value, dict) or not callable(action.type):
+        return value
+    wants_list = action.nargs == "+"
+    if isinstance(value, list) and not wants_list and action.type is str:
+        return value  # some of the Trainer's arguments, such as report_to, take text or a list
+    try:
+        converted = [action.type(str(one)) for one in (value if isinstance(value, list) and wants_list else [value])]
+    except (ValueError, TypeError, argparse.ArgumentTypeError) as error:
+        kind = getattr(action.type, "__name__", "value")
+        kind = {"string_to_bool": "true or false", "int": "an integer", "float": "a number"}.get(kind, "such a value")
+        raise ValueError(f"{path} gives {action.dest} the value {value!r}, which is not {kind}") from error
+    return converted if wants_list else converted[0]

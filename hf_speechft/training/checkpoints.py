@@ -19,7 +19,8 @@ def find_start(arguments: Arguments) -> str | None:
     """Say which checkpoint a run goes on from.
 
     A folder with an unfinished run of the same arguments is resumed. The file that the Trainer writes last tells a
-    whole checkpoint from one that a kill or a full disk cut short.
+    whole checkpoint from one that a kill or a full disk cut short. Nothing is removed here, not even where the folder
+    is to be overwritten: the rest of the input may still turn out to be wrong.
 
     Args:
         arguments: The run's arguments.
@@ -33,6 +34,8 @@ def find_start(arguments: Arguments) -> str | None:
     """
     training = arguments[2]
     folder = Path(training.output_dir)
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"--output_dir {folder} is a file; give the path of a folder, which is made if absent")
     asked = training.resume_from_checkpoint
     if asked and str(asked).lower() != "true":
         if not _is_whole(Path(asked)):
@@ -40,7 +43,6 @@ def find_start(arguments: Arguments) -> str | None:
             raise ValueError(f"{asked} is no whole checkpoint, as it lacks {STATE_FILE}; those in {folder}: {others}")
         return str(asked)
     if training.overwrite_output_dir:
-        _remove_run(folder)
         return None
     if (folder / METRICS_FILE).exists():
         raise ValueError(
@@ -53,6 +55,13 @@ def find_start(arguments: Arguments) -> str | None:
         return None
     _check_same_arguments(folder, arguments)
     return str(checkpoints[-1])
+
+
+def is_trained(checkpoint: str) -> bool:
+    """Tell whether training had ended, by its last update or by early stopping, when a checkpoint was saved."""
+    state = json.loads((Path(checkpoint) / STATE_FILE).read_text(encoding="utf-8"))
+    control = state.get("stateful_callbacks", {}).get("TrainerControl", {})
+    return bool(control.get("args", {}).get("should_training_stop"))
 
 
 def record_arguments(arguments: Arguments) -> None:
@@ -99,7 +108,8 @@ def _whole_checkpoints(folder: Path) -> list[Path]:
     return [path for path in _checkpoints(folder) if _is_whole(path)]
 
 
-def _remove_run(folder: Path) -> None:
+def remove_run(folder: Path) -> None:
+    """Remove what `find_start` would find of an earlier run: its checkpoints, arguments and metrics."""
     for checkpoint in _checkpoints(folder):
         shutil.rmtree(checkpoint)
     for name in (METRICS_FILE, ARGUMENTS_FILE):

@@ -15,15 +15,15 @@ from datasets import Dataset, DatasetDict
 from transformers import EarlyStoppingCallback, set_seed
 
 from hf_speechft import SpeechBertForCTC, SpeechBertProcessor
-from hf_speechft.data.augment import expand_speeds
+from hf_speechft.data.augment import check_speed_factors, expand_speeds
 from hf_speechft.data.collate import SpeechCollator
 from hf_speechft.data.corpora import load_corpus
 from hf_speechft.data.demo import demo_checkpoint
 from hf_speechft.data.filters import FilterReport, filter_corpus
 from hf_speechft.model.frontend_speechbert import output_lengths
 from hf_speechft.sharing.card import SplitFacts
-from hf_speechft.sharing.push import HubError, check_token, push_folder
-from hf_speechft.sharing.save import SaveError, save_atomically
+from hf_speechft.sharing.push import check_token, push_folder
+from hf_speechft.sharing.save import save_atomically
 from hf_speechft.training.arguments import (
     PACKAGED_MINILM,
     Arguments,
@@ -31,9 +31,9 @@ from hf_speechft.training.arguments import (
     ModelArguments,
     parse_arguments,
 )
-from hf_speechft.training.checkpoints import find_start, record_arguments
+from hf_speechft.training.checkpoints import find_start, is_trained, record_arguments, remove_run
 from hf_speechft.training.report import Prediction, RunFacts, write_report
-from hf_speechft.training.trainer import SpeechTrainer, error_rates
+from hf_speechft.training.trainer import SpeechTrainer, TrainingClock, error_rates
 
 logger = logging.getLogger(__name__)
 
@@ -47,16 +47,15 @@ def main(argv: list[str] | None = None) -> None:
         argv: Recipe and arguments; the command line's by default.
 
     Raises:
-        SystemExit: With status 1 and the reason on standard error, where the input was wrong or the upload failed.
+        SystemExit: With status 1 and the reason on standard error, where the input was wrong, the disk is full or
+            the upload failed.
     """
     show_progress()
     try:
         run = FineTuning(parse_arguments(argv))
-    except (ValueError, OSError) as error:
-        raise SystemExit(f"error: {error}") from None
-    try:
         metrics = run.train_and_report()
-    except (HubError, SaveError) as error:
+    except (ValueError, OSError, ImportError) as error:
+        logger.debug("where it happened:", exc_info=True)
         raise SystemExit(f"error: {error}") from None
     if metrics:
         low, high = metrics["test"]["wer_interval_95"]
@@ -85,7 +84,7 @@ class FineTuning:
 
     Raises:
         ValueError: An argument, the data, the checkpoint, the token or the output folder is not usable.
-        OSError: The checkpoint cannot be found or read.
+        ImportError: A package of the demo extra is needed and not installed.
     """
 
     def __init__(self, arguments: Arguments) -> None:
@@ -96,11 +95,16 @@ class FineTuning:
         if self.pushes:
             self._claim_repository()
         self.checkpoint = find_start(arguments)
+        check_speed_factors(self.data_arguments.speed_factors)
         set_seed(self.training_arguments.seed)
         with self.training_arguments.main_process_first(desc="loading the corpus"):
             corpus = read_corpus(self.data_arguments, self.training_arguments.seed)
-        self.processor = make_processor(self.model_arguments, self.data_arguments, corpus)
-        model = make_model(self.model_arguments, self.processor)
+        try:
+            self.processor = make_processor(self.model_arguments, self.data_arguments, corpus)
+            model = make_model(self.model_arguments, self.processor)
+        except OSError as error:
+            name = self.model_arguments.model_name_or_path
+            raise ValueError(f"text checkpoint {name!r} cannot be loaded: {' '.join(str(error).split())}") from error
         self.splits, self.reports = select_utterances(corpus, self.processor, model, self.data_arguments)
         self.trainer = self._make_trainer(model)
 
@@ -120,7 +124,7 @@ class FineTuning:
             eval_dataset=self.splits["validation"],
             processing_class=self.processor,
             compute_metrics=error_rates(self.processor, self.splits["validation"]["text"]),
-            callbacks=[EarlyStoppingCallback(patience)] if patience else None,
+            callbacks=[TrainingClock(), *([EarlyStoppingCallback(patience)] if patience else [])],
         )
 
     def train_and_report(self) -> dict[str, object]:
@@ -131,12 +135,22 @@ class FineTuning:
 
         Raises:
             HubError: The upload failed; the message has the command that uploads the folder later.
+            SaveError: The disk is full; the checkpoints are whole, and the same command goes on from the last.
         """
         if self.checkpoint:
             logger.info("going on from %s", self.checkpoint)
         if self.trainer.is_world_process_zero():
+            if self.training_arguments.overwrite_output_dir and not self.checkpoint:
+                remove_run(self.folder)
             record_arguments(self.arguments)
-        outcome = self.trainer.train(resume_from_checkpoint=self.checkpoint)
+        if self.checkpoint and self.checkpoint != self.training_arguments.resume_from_checkpoint:
+            was_trained = is_trained(self.checkpoint)  # and killed afterwards, while it was decoding or saving
+        else:
+            was_trained = False  # whoever names a checkpoint may want to train it for longer
+        if was_trained:
+            self.trainer.restore(self.checkpoint)
+        else:
+            self.trainer.train(resume_from_checkpoint=self.checkpoint)
         predictions = self._decode_test()
         if not self.trainer.is_world_process_zero():
             return {}
@@ -151,9 +165,10 @@ class FineTuning:
             log_history=self.trainer.state.log_history,
             optimizer_steps=self.trainer.state.global_step,
             epochs=round(self.trainer.state.epoch, 2),
-            minutes=outcome.metrics["train_runtime"] / 60,
+            minutes=self.trainer.state.log_history[-1]["minutes"],
         )
-        metrics = write_report(self.folder, self.arguments, facts)
+        metrics: dict[str, object] = {}
+        save_atomically(self.folder, lambda folder: metrics.update(write_report(folder, self.arguments, facts)))
         if self.pushes:
             training = self.training_arguments
             private = training.hub_private_repo
@@ -241,8 +256,22 @@ def make_model(model: ModelArguments, processor: SpeechBertProcessor) -> SpeechB
 
 
 def find_checkpoint(model: ModelArguments) -> str:
-    """Path or Hub id of the text checkpoint."""
-    return demo_checkpoint() if model.model_name_or_path == PACKAGED_MINILM else model.model_name_or_path
+    """Path or Hub id of the text checkpoint.
+
+    Raises:
+        ValueError: It looks like a path, and there is no such folder.
+        ImportError: The packaged checkpoint is not installed.
+    """
+    name = model.model_name_or_path
+    if name == PACKAGED_MINILM:
+        return demo_checkpoint()
+    folder = Path(name).expanduser()
+    if not folder.is_dir() and (name.startswith((".", "/", "~")) or name.count("/") > 1):
+        raise ValueError(
+            f"text checkpoint {name}: no such folder (looked in {Path.cwd()}); give a folder that a text model was "
+            "saved in, or a Hub id such as google-bert/bert-base-uncased"
+        )
+    return str(folder) if folder.is_dir() else name
 
 
 def select_utterances(

@@ -1,14 +1,22 @@
 """SpeechTrainer: the Hugging Face Trainer with two learning rates and greedy CTC decoding at evaluation."""
 
-from collections.abc import Callable, Sequence
+import errno
+import math
+import shutil
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 
 import torch
-from torch.utils.data import SequentialSampler
-from transformers import EvalPrediction, Trainer
+from torch.utils.data import Sampler, SequentialSampler
+from transformers import EvalPrediction, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.trainer_pt_utils import LengthGroupedSampler
 
 from hf_speechft.model.modeling_speechbert import best_path, needed_steps
 from hf_speechft.scoring.metrics import CER, WER
+from hf_speechft.sharing.save import FULL_BELOW_BYTES, SaveError
 from hf_speechft.training.arguments import SpeechTrainingArguments
+from hf_speechft.training.checkpoints import STATE_FILE
 from hf_speechft.training.optim import group_parameters, step_schedule
 
 
@@ -39,14 +47,51 @@ class SpeechTrainer(Trainer):
         """Make the schedule: decay in steps where `--step_lr_epochs` is given, else `--lr_scheduler_type`."""
         if self.args.step_lr_epochs is None or self.lr_scheduler is not None:
             return super().create_scheduler(num_training_steps, optimizer)
-        steps_per_epoch = num_training_steps / self.args.num_train_epochs
         self.lr_scheduler = step_schedule(
             self.optimizer if optimizer is None else optimizer,
-            steps_per_decay=round(steps_per_epoch * self.args.step_lr_epochs),
+            steps_per_decay=max(1, round(self._updates_per_epoch() * self.args.step_lr_epochs)),
             gamma=self.args.step_lr_gamma,
         )
         self._created_lr_scheduler = True  # the Trainer steps and saves it
         return self.lr_scheduler
+
+    def _updates_per_epoch(self) -> int:
+        batches = math.ceil(len(self.train_dataset) / (self._train_batch_size * self.args.world_size))
+        return math.ceil(batches / self.args.gradient_accumulation_steps)
+
+    def _save_checkpoint(self, model: torch.nn.Module, trial: object) -> None:
+        """Save as the Trainer does; where the disk is full, say so."""
+        try:
+            super()._save_checkpoint(model, trial)
+        except Exception as error:  # the class depends on the library that was writing
+            if not _disk_is_full(error, self.args.output_dir):
+                raise
+            raise SaveError(
+                errno.ENOSPC,
+                f"the disk is full or the quota used up: checkpoint-{self.state.global_step} could not be saved in "
+                f"{self.args.output_dir}; those before it are whole. Free space and give the same command to go on",
+            ) from error
+
+    def restore(self, checkpoint: str) -> None:
+        """Take over a checkpoint in which training had ended; the Trainer itself would make one more update."""
+        self.state = TrainerState.load_from_json(str(Path(checkpoint) / STATE_FILE))
+        best = self.state.best_model_checkpoint
+        if self.args.load_best_model_at_end and best is not None and Path(best).is_dir():
+            self._load_best_model()
+        else:
+            self._load_from_checkpoint(checkpoint)
+
+    def _get_train_sampler(self, train_dataset: torch.utils.data.Dataset | None = None) -> Sampler | None:
+        """Group by length in an order that depends on the seed and the epoch only."""
+        if self.args.train_sampling_strategy != "group_by_length":
+            return super()._get_train_sampler(train_dataset)
+        dataset = self.train_dataset if train_dataset is None else train_dataset
+        seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
+        return EpochSampler(
+            self.args.train_batch_size * self.args.gradient_accumulation_steps,
+            lengths=dataset[self.args.length_column_name][:],
+            find_seed=lambda: seed + self.state.global_step // self._updates_per_epoch(),
+        )
 
     def _get_eval_sampler(self, eval_dataset: torch.utils.data.Dataset) -> SequentialSampler:
         """Keep the order of the data, which references rely on; the Trainer would group by length here too."""
@@ -77,6 +122,46 @@ class SpeechTrainer(Trainer):
         if prediction_loss_only:
             return loss, None, None
         return loss, best_path(logits, step_lengths, recogniser.config.pad_token_id), labels
+
+
+class EpochSampler(LengthGroupedSampler):
+    """Like lengths in a batch, in an order that a run resumed within an epoch finds again.
+
+    The Trainer's own draws from torch's global generator, whose state at the epoch's start no checkpoint holds.
+    """
+
+    def __init__(self, batch_size: int, *, lengths: list[float], find_seed: Callable[[], int]) -> None:
+        super().__init__(batch_size, lengths=lengths)
+        self.find_seed = find_seed
+
+    def __iter__(self) -> Iterator[int]:
+        self.generator = torch.Generator().manual_seed(self.find_seed())
+        return super().__iter__()
+
+
+class TrainingClock(TrainerCallback):
+    """Notes in each entry of the log the minutes of training so far, those before a resumption included."""
+
+    def __init__(self) -> None:
+        self._start_s = time.monotonic()
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object
+    ) -> None:
+        """Start from the last entry's minutes, which came with the checkpoint."""
+        earlier = state.log_history[-1].get("minutes", 0.0) if state.log_history else 0.0
+        self._start_s = time.monotonic() - 60 * earlier
+
+    def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object) -> None:
+        """Complete the entry that was just made."""
+        state.log_history[-1]["minutes"] = (time.monotonic() - self._start_s) / 60
+
+
+def _disk_is_full(error: Exception, folder: str) -> bool:
+    """Tell a full disk from other failures; torch.save, for one, does not say it."""
+    number = error.errno if isinstance(error, OSError) else None
+    said = number in (errno.ENOSPC, errno.EDQUOT) or "No space left on device" in str(error)
+    return said or shutil.disk_usage(folder).free < FULL_BELOW_BYTES
 
 
 def error_rates(processor: object, references: Sequence[str]) -> Callable[[EvalPrediction], dict[str, float]]:

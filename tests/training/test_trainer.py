@@ -1,0 +1,220 @@
+"""SpeechTrainer: order and decoding of evaluation, its loss, error rates, and gradient accumulation."""
+
+import copy
+import errno
+
+import jiwer
+import pytest
+import torch
+from datasets import concatenate_datasets
+from transformers import EvalPrediction, Trainer, TrainerState
+
+from hf_speechft.data.collate import SpeechCollator
+from hf_speechft.sharing.save import SaveError
+from hf_speechft.training.arguments import parse_arguments
+from hf_speechft.training.finetune import FineTuning
+from hf_speechft.training.trainer import SpeechTrainer, TrainingClock, error_rates
+
+
+@pytest.fixture(scope="module")
+def run(argv, tmp_path_factory):
+    """A run that is ready to train; its head is loud, so that the best unit changes from step to step."""
+    options = {"per_device_eval_batch_size": 3}
+    run = FineTuning(parse_arguments(argv(tmp_path_factory.mktemp("run"), **options)))
+    with torch.no_grad():
+        run.trainer.model.head.weight.normal_(std=3.0)
+    return run
+
+
+@pytest.fixture
+def trainer(run):
+    run.trainer.model.eval()
+    return run.trainer
+
+
+def batch_of(run, indices):
+    validation = run.splits["validation"]
+    return SpeechCollator(run.processor)([validation[index] for index in indices])
+
+
+def with_long_transcript(split, index):
+    """The split with one utterance whose transcript cannot be said in its time."""
+    row = split.select([index]).remove_columns("text").add_column("text", ["abcd " * 30])
+    rest = [split.select([one]) if one != index else row.cast(split.features) for one in range(len(split))]
+    return concatenate_datasets(rest)
+
+
+def test_evaluation_keeps_the_order_of_the_data(run, trainer):
+    expected = [run.processor.tokenizer(text)["input_ids"] for text in run.splits["validation"]["text"]]
+    seen = [label[label >= 0].tolist() for batch in trainer.get_eval_dataloader() for label in batch["labels"]]
+    assert seen == expected
+    assert trainer.args.train_sampling_strategy == "group_by_length"
+
+
+def test_predict_ids_are_those_that_generate_gives_each_utterance_alone(run, trainer):
+    ids = trainer.predict(run.splits["validation"]).predictions
+    texts = run.processor.batch_decode(ids, skip_special_tokens=True)
+    alone = []
+    for index in range(len(run.splits["validation"])):
+        batch = batch_of(run, [index])
+        alone += run.processor.batch_decode(
+            trainer.model.generate(batch["input_features"], batch["attention_mask"]), skip_special_tokens=True
+        )
+    assert texts == alone
+    assert len(set(texts)) > 4
+
+
+def test_prediction_step_equals_generate_and_forward(run, trainer):
+    batch = batch_of(run, [0, 7, 3])
+    loss, ids, labels = trainer.prediction_step(trainer.model, batch, prediction_loss_only=False)
+    assert torch.equal(ids, trainer.model.generate(batch["input_features"], batch["attention_mask"]))
+    with torch.no_grad():
+        torch.testing.assert_close(loss, trainer.model(**batch).loss)
+    assert torch.equal(labels, batch["labels"])
+    assert "labels" in batch
+
+
+def test_prediction_step_loss_only_returns_nothing_else(run, trainer):
+    loss, ids, labels = trainer.prediction_step(trainer.model, batch_of(run, [0, 1]), prediction_loss_only=True)
+    assert loss.ndim == 0
+    assert ids is labels is None
+
+
+def test_evaluate_loss_is_the_mean_over_utterances(run, trainer):
+    with torch.no_grad():
+        losses = [trainer.model(**batch_of(run, [index])).loss for index in range(8)]
+    assert trainer.evaluate()["eval_loss"] == pytest.approx(torch.stack(losses).mean().item(), rel=1e-4)
+
+
+def test_prediction_step_leaves_utterances_that_cannot_be_aligned_out_of_the_loss(run, trainer):
+    rows = [run.splits["validation"][index] for index in (1, 2)]
+    long = {**rows[0], "text": "abcd " * 30}
+    batch = SpeechCollator(run.processor)([rows[0], long, rows[1]])
+    with pytest.raises(ValueError, match="1 of 3 utterances are too short for their labels"):
+        trainer.model(**batch)
+    loss, ids, _ = trainer.prediction_step(trainer.model, batch, prediction_loss_only=False)
+    expected, _, _ = trainer.prediction_step(trainer.model, batch_of(run, [1, 2]), prediction_loss_only=False)
+    torch.testing.assert_close(loss, expected)
+    assert len(ids) == 3
+    assert torch.equal(ids[0], ids[1])
+
+
+def test_prediction_step_where_nothing_can_be_aligned_has_no_loss(run, trainer):
+    batch = SpeechCollator(run.processor)([{**run.splits["validation"][1], "text": "abcd " * 30}])
+    loss, ids, _ = trainer.prediction_step(trainer.model, batch, prediction_loss_only=False)
+    assert loss.item() == 0.0
+    assert ids.shape[0] == 1
+
+
+def test_evaluate_counts_errors_of_utterances_that_cannot_be_aligned(run, trainer):
+    split = with_long_transcript(run.splits["validation"], 2)
+    hypotheses = run.processor.batch_decode(trainer.predict(split).predictions, skip_special_tokens=True)
+    trainer.compute_metrics = error_rates(run.processor, split["text"])
+    metrics = trainer.evaluate(split)
+    assert metrics["eval_wer"] == pytest.approx(jiwer.wer(split["text"][:], hypotheses))
+    assert metrics["eval_loss"] < 1e4
+
+
+def test_error_rates_match_jiwer(run):
+    references = ["ab cd", "a b", "d"]
+    hypotheses = ["ab c", "", "d d"]
+    tokenizer = run.processor.tokenizer
+    rows = []
+    for text in hypotheses:
+        ids = tokenizer(text)["input_ids"]
+        steps = [unit for one in ids for unit in (one, one, tokenizer.pad_token_id)]
+        rows.append(steps + [-100] * (20 - len(steps)))  # the Trainer pads predictions with -100
+    scores = error_rates(run.processor, references)(EvalPrediction(predictions=torch.tensor(rows).numpy(), label_ids=None))
+    assert scores == pytest.approx({"wer": jiwer.wer(references, hypotheses), "cer": jiwer.cer(references, hypotheses)})
+    assert 0 < scores["cer"] < scores["wer"]
+
+
+@pytest.fixture
+def weights_after_one_update(argv, tmp_path):
+    """A function that makes one update with eight utterances and returns the weights; nothing is random in it."""
+
+    def train(name, **options):
+        quiet = {"dropout": 0, "mask_time_prob": 0, "mask_feature_prob": 0, "optim": "sgd", "warmup_steps": 0}
+        still = {"eval_strategy": "no", "save_strategy": "no", "load_best_model_at_end": False, "max_grad_norm": 0}
+        values = quiet | still | {"max_steps": 1, "learning_rate": 0.1, "new_learning_rate": 0.1}
+        run = FineTuning(parse_arguments(argv(tmp_path / name, **values | options)))
+        config = run.trainer.model.speechbert.backbone.config
+        for module in run.trainer.model.modules():
+            if isinstance(module, torch.nn.Dropout):
+                module.p = 0.0
+        config.attention_probs_dropout_prob = 0.0
+        run.trainer.train_dataset = run.trainer.train_dataset.select(range(8))
+        before = copy.deepcopy(run.trainer.model.state_dict())
+        run.trainer.train()
+        return before, run.trainer.model.state_dict()
+
+    return train
+
+
+def test_gradient_accumulation_of_full_batches_equals_one_large_batch(weights_after_one_update):
+    """The loss is a mean over utterances: 2 x 4 and 8 give the same update up to the rounding of float32."""
+    before, large = weights_after_one_update("large", per_device_train_batch_size=8)
+    _, accumulated = weights_after_one_update(
+        "accumulated", per_device_train_batch_size=4, gradient_accumulation_steps=2
+    )
+    for name, weight in large.items():
+        torch.testing.assert_close(accumulated[name], weight, rtol=1e-4, atol=1e-6)
+    assert sum(not torch.equal(before[name], large[name]) for name in large) > 20
+
+
+def test_model_takes_no_item_count_for_its_loss(trainer):
+    """Otherwise the Trainer would leave the division by the accumulation steps to the model."""
+    assert trainer.model_accepts_loss_kwargs is False
+
+
+class Clock:
+    """Stands for `time`; it moves when told to."""
+
+    def __init__(self):
+        self.now_s = 100.0
+
+    def monotonic(self):
+        return self.now_s
+
+
+def test_training_clock_counts_the_minutes_before_a_resumption(monkeypatch):
+    time = Clock()
+    monkeypatch.setattr("hf_speechft.training.trainer.time", time)
+    state, clock = TrainerState(), TrainingClock()
+    clock.on_train_begin(None, state, None)
+    time.now_s += 120
+    state.log_history.append({"loss": 1.0})
+    clock.on_log(None, state, None)
+    assert state.log_history == [{"loss": 1.0, "minutes": 2.0}]
+    time.now_s += 600  # nobody trains
+    resumed = TrainingClock()
+    resumed.on_train_begin(None, state, None)
+    time.now_s += 60
+    state.log_history.append({"loss": 0.5})
+    resumed.on_log(None, state, None)
+    assert state.log_history[-1]["minutes"] == pytest.approx(3.0)
+
+
+@pytest.mark.parametrize(
+    "error", [OSError(errno.ENOSPC, "full"), RuntimeError("I/O error: No space left on device (os error 28)")]
+)
+def test_save_checkpoint_on_a_full_disk_says_what_to_do(trainer, monkeypatch, error):
+    def fail(*_):
+        raise error
+
+    monkeypatch.setattr(Trainer, "_save_checkpoint", fail)
+    with pytest.raises(SaveError, match=r"disk is full.*those before it are whole\. Free space and give the same"):
+        trainer._save_checkpoint(trainer.model, None)
+
+
+def test_save_checkpoint_other_failure_passes_through(trainer, monkeypatch):
+    def fail(*_):
+        raise RuntimeError("something else")
+
+    monkeypatch.setattr(Trainer, "_save_checkpoint", fail)
+    with pytest.raises(RuntimeError, match="something else"):
+        trainer._save_checkpoint(trainer.model, None)
+
+
+def test_trainer_is_the_librarys():
+    assert issubclass(SpeechTrainer, Trainer)
