@@ -12,6 +12,7 @@ from pathlib import Path
 import datasets
 import transformers
 from datasets import Dataset, DatasetDict
+from safetensors import SafetensorError
 from transformers import EarlyStoppingCallback, set_seed
 
 from hf_speechft import SpeechBertForCTC, SpeechBertProcessor
@@ -33,7 +34,7 @@ from hf_speechft.training.arguments import (
 )
 from hf_speechft.training.checkpoints import find_start, is_trained, record_arguments, remove_run
 from hf_speechft.training.report import Prediction, RunFacts, write_report
-from hf_speechft.training.trainer import SpeechTrainer, TrainingClock, error_rates
+from hf_speechft.training.trainer import SpeechTrainer, TrainingClock, error_rates, minutes_trained
 
 logger = logging.getLogger(__name__)
 
@@ -102,7 +103,7 @@ class FineTuning:
         try:
             self.processor = make_processor(self.model_arguments, self.data_arguments, corpus)
             model = make_model(self.model_arguments, self.processor)
-        except OSError as error:
+        except (OSError, SafetensorError) as error:
             name = self.model_arguments.model_name_or_path
             raise ValueError(f"text checkpoint {name!r} cannot be loaded: {' '.join(str(error).split())}") from error
         self.splits, self.reports = select_utterances(corpus, self.processor, model, self.data_arguments)
@@ -143,14 +144,7 @@ class FineTuning:
             if self.training_arguments.overwrite_output_dir and not self.checkpoint:
                 remove_run(self.folder)
             record_arguments(self.arguments)
-        if self.checkpoint and self.checkpoint != self.training_arguments.resume_from_checkpoint:
-            was_trained = is_trained(self.checkpoint)  # and killed afterwards, while it was decoding or saving
-        else:
-            was_trained = False  # whoever names a checkpoint may want to train it for longer
-        if was_trained:
-            self.trainer.restore(self.checkpoint)
-        else:
-            self.trainer.train(resume_from_checkpoint=self.checkpoint)
+        self._train()
         predictions = self._decode_test()
         if not self.trainer.is_world_process_zero():
             return {}
@@ -165,7 +159,7 @@ class FineTuning:
             log_history=self.trainer.state.log_history,
             optimizer_steps=self.trainer.state.global_step,
             epochs=round(self.trainer.state.epoch, 2),
-            minutes=self.trainer.state.log_history[-1]["minutes"],
+            minutes=minutes_trained(self.trainer.state),
         )
         metrics: dict[str, object] = {}
         save_atomically(self.folder, lambda folder: metrics.update(write_report(folder, self.arguments, facts)))
@@ -175,6 +169,14 @@ class FineTuning:
             url = push_folder(self.folder, training.hub_model_id, token=training.hub_token, private=private)
             logger.info("pushed to %s", url)
         return metrics
+
+    def _train(self) -> None:
+        """Train, unless training had ended before the run was killed, while it was decoding or saving."""
+        asked = self.training_arguments.resume_from_checkpoint  # who names a checkpoint may want to train for longer
+        if self.checkpoint and self.checkpoint != asked and is_trained(self.checkpoint):
+            self.trainer.restore(self.checkpoint)
+        else:
+            self.trainer.train(resume_from_checkpoint=self.checkpoint)
 
     def _save(self, model: SpeechBertForCTC, folder: Path) -> None:
         model.save_pretrained(folder)

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
+from itertools import pairwise
 from pathlib import Path
 
 import torch
@@ -25,6 +26,7 @@ PREDICTIONS_FILE = "predictions.jsonl"
 CURVES_FILE = "training_curves.png"
 CARD_FILE = "README.md"
 PACKAGES = ("torch", "transformers", "accelerate", "datasets")
+TOKEN_FLAG = "--hub_token"  # a card is public
 MINILM_ON_THE_HUB = "sentence-transformers/all-MiniLM-L6-v2"
 
 
@@ -193,8 +195,12 @@ def _augmentation(arguments: Arguments) -> str:
 
 
 def command_line() -> str:
-    """The command that repeats the run; environment and launcher options are not in it."""
-    return shlex.join(["accelerate", "launch", Path(sys.argv[0]).name, *sys.argv[1:]])
+    """The command that repeats the run; environment, launcher options and the Hub token are not in it."""
+    shown: list[str] = []
+    for before, argument in pairwise(sys.argv):
+        if TOKEN_FLAG not in (before, argument.partition("=")[0]):
+            shown.append(argument)
+    return shlex.join(["accelerate", "launch", Path(sys.argv[0]).name, *shown])
 
 
 def describe_hardware() -> str:

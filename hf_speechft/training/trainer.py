@@ -149,12 +149,16 @@ class TrainingClock(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object
     ) -> None:
         """Start from the last entry's minutes, which came with the checkpoint."""
-        earlier = state.log_history[-1].get("minutes", 0.0) if state.log_history else 0.0
-        self._start_s = time.monotonic() - 60 * earlier
+        self._start_s = time.monotonic() - 60 * minutes_trained(state)
 
     def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object) -> None:
         """Complete the entry that was just made."""
         state.log_history[-1]["minutes"] = (time.monotonic() - self._start_s) / 60
+
+
+def minutes_trained(state: TrainerState) -> float:
+    """Minutes of training, evaluations included, as `TrainingClock` noted them last."""
+    return state.log_history[-1].get("minutes", 0.0) if state.log_history else 0.0
 
 
 def _disk_is_full(error: Exception, folder: str) -> bool:

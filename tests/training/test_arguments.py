@@ -109,10 +109,10 @@ def test_recipe_single_value_for_a_list_is_a_list(recipe):
 
 
 def test_recipe_null_and_mappings_are_kept(recipe):
-    path = recipe("dataset: here\nsave_total_limit: null\nactivation_checkpointing_kwargs: {use_reentrant: false}\n")
+    path = recipe("dataset: here\nsave_total_limit: null\nlr_scheduler_kwargs: {num_cycles: 1}\n")
     training = parse_arguments([path])[2]
     assert training.save_total_limit is None
-    assert training.activation_checkpointing_kwargs == {"use_reentrant": False}
+    assert training.lr_scheduler_kwargs == {"num_cycles": 1}
 
 
 @pytest.mark.parametrize(

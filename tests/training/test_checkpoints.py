@@ -15,7 +15,7 @@ from transformers import AutoModelForCTC, TrainerCallback
 
 from hf_speechft import SpeechBertForCTC
 from hf_speechft.training.arguments import parse_arguments
-from hf_speechft.training.checkpoints import find_start, record_arguments, remove_run
+from hf_speechft.training.checkpoints import find_start, is_trained, record_arguments, remove_run
 from hf_speechft.training.finetune import FineTuning, main
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -141,7 +141,9 @@ def test_find_start_asked_for_checkpoint_is_taken(make_arguments, make_checkpoin
 def test_find_start_asked_for_checkpoint_missing_raises_and_names_the_others(make_arguments, make_checkpoint):
     make_checkpoint(6)
     make_checkpoint(12)
-    with pytest.raises(ValueError, match=r"checkpoint-7 is no whole checkpoint, as it lacks trainer_state.json; those"):
+    with pytest.raises(
+        ValueError, match=r"checkpoint-7 is no whole checkpoint, as it lacks trainer_state.json; those"
+    ):
         find_start(make_arguments(resume_from_checkpoint="checkpoint-7"))
     with pytest.raises(ValueError, match="checkpoint-6, checkpoint-12$"):
         find_start(make_arguments(resume_from_checkpoint="checkpoint-7"))
@@ -231,6 +233,29 @@ def test_run_that_was_killed_after_training_only_reports(argv, tmp_path, monkeyp
     assert all(torch.equal(again[name], weight) for name, weight in trained.items())
 
 
+def test_run_that_stopped_early_and_was_killed_then_only_reports(argv, tmp_path, monkeypatch):
+    options = {"early_stopping_patience": 1, "num_train_epochs": 6, "per_device_train_batch_size": 24}
+    arguments = argv(tmp_path / "run", learning_rate=0, new_learning_rate=0, **options)
+    monkeypatch.setattr("hf_speechft.training.finetune.write_report", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        FineTuning(parse_arguments(arguments)).train_and_report()
+    monkeypatch.undo()
+    assert FineTuning(parse_arguments(arguments)).train_and_report()["training"]["epochs"] == 2.0
+
+
+def test_checkpoint_of_a_run_that_ended_is_trained_on_where_it_is_named(argv, tmp_path):
+    main(argv(tmp_path / "short", max_steps=1))
+    asked = tmp_path / "short" / "checkpoint-1"
+    assert is_trained(str(asked))
+    main(argv(tmp_path / "long", max_steps=2, resume_from_checkpoint=asked))
+    metrics = json.loads((tmp_path / "long" / "metrics.json").read_text())
+    assert metrics["training"]["optimizer_steps"] == 2
+
+
+def test_is_trained_without_the_trainers_control_is_false(make_checkpoint):
+    assert is_trained(make_checkpoint(6)) is False
+
+
 def test_early_stopping_goes_on_counting_after_a_resumption(argv, tmp_path):
     options = {"early_stopping_patience": 2, "num_train_epochs": 6, "per_device_train_batch_size": 24}
     options |= {"learning_rate": 0, "new_learning_rate": 0}  # the WER never gets better
@@ -311,7 +336,9 @@ def test_full_disk_at_a_checkpoint_is_said_and_loses_nothing(argv, tmp_path, mon
 
     monkeypatch.setattr(torch, "save", save_until_full)
     arguments = argv(tmp_path / "run", num_train_epochs=2, per_device_train_batch_size=24)
-    with pytest.raises(SystemExit, match="error: .*checkpoint-4 could not be saved in .*run; those before it are whole"):
+    with pytest.raises(
+        SystemExit, match="error: .*checkpoint-4 could not be saved in .*run; those before it are whole"
+    ):
         main(arguments)
     AutoModelForCTC.from_pretrained(tmp_path / "run" / "checkpoint-2")
     monkeypatch.undo()

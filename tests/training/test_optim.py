@@ -91,7 +91,9 @@ def test_step_schedule_matches_torch_steplr_counted_in_epochs():
     parameters = [nn.Parameter(torch.zeros(1)), nn.Parameter(torch.zeros(1))]
 
     def make():
-        return torch.optim.SGD([{"params": [one], "lr": rate} for one, rate in zip(parameters, (1e-4, 1e-3), strict=True)])
+        return torch.optim.SGD(
+            [{"params": [one], "lr": rate} for one, rate in zip(parameters, (1e-4, 1e-3), strict=True)]
+        )
 
     by_epoch = make()
     reference = torch.optim.lr_scheduler.StepLR(by_epoch, step_size=2, gamma=0.1)
@@ -123,9 +125,7 @@ def test_create_scheduler_with_step_lr_decays_after_so_many_epochs(model, tmp_pa
     updates_per_epoch = 6
     optimizer = trainer.create_optimizer()
     scheduler = trainer.create_scheduler(num_training_steps=30)
-    expected = [
-        [rate * 0.5 ** (update // (2 * updates_per_epoch)) for rate in (3e-4, 9e-4)] for update in range(30)
-    ]
+    expected = [[rate * 0.5 ** (update // (2 * updates_per_epoch)) for rate in (3e-4, 9e-4)] for update in range(30)]
     made = learning_rates(scheduler, optimizer, 30)
     torch.testing.assert_close(torch.tensor(made), torch.tensor(expected))
 

@@ -13,7 +13,7 @@ from hf_speechft.data.collate import SpeechCollator
 from hf_speechft.sharing.save import SaveError
 from hf_speechft.training.arguments import parse_arguments
 from hf_speechft.training.finetune import FineTuning
-from hf_speechft.training.trainer import SpeechTrainer, TrainingClock, error_rates
+from hf_speechft.training.trainer import EpochSampler, SpeechTrainer, TrainingClock, error_rates
 
 
 @pytest.fixture(scope="module")
@@ -124,9 +124,37 @@ def test_error_rates_match_jiwer(run):
         ids = tokenizer(text)["input_ids"]
         steps = [unit for one in ids for unit in (one, one, tokenizer.pad_token_id)]
         rows.append(steps + [-100] * (20 - len(steps)))  # the Trainer pads predictions with -100
-    scores = error_rates(run.processor, references)(EvalPrediction(predictions=torch.tensor(rows).numpy(), label_ids=None))
-    assert scores == pytest.approx({"wer": jiwer.wer(references, hypotheses), "cer": jiwer.cer(references, hypotheses)})
+    scores = error_rates(run.processor, references)(
+        EvalPrediction(predictions=torch.tensor(rows).numpy(), label_ids=None)
+    )
+    assert scores == pytest.approx(
+        {"wer": jiwer.wer(references, hypotheses), "cer": jiwer.cer(references, hypotheses)}
+    )
     assert 0 < scores["cer"] < scores["wer"]
+
+
+def test_training_order_depends_on_seed_and_epoch_only(run, trainer):
+    def order(global_step, seed=42):
+        trainer.state.global_step, trainer.args.seed = global_step, seed
+        torch.rand(global_step + 1)  # the global generator's state does not matter
+        return list(trainer._get_train_sampler())
+
+    first, second = order(0), order(6)  # six updates an epoch
+    assert sorted(first) == list(range(48))
+    assert first == order(5)  # resumed in the first epoch
+    assert second == order(11) != first
+    assert order(0, seed=43) != first
+    trainer.state.global_step, trainer.args.seed = 0, 42
+
+
+def test_epoch_sampler_puts_clips_of_like_duration_in_a_batch():
+    durations = torch.rand(800, generator=torch.Generator().manual_seed(0)).tolist()
+    order = list(EpochSampler(8, lengths=durations, find_seed=lambda: 1))
+    batches = [[durations[index] for index in order[start : start + 8]] for start in range(0, 800, 8)]
+    assert sum(max(batch) - min(batch) for batch in batches) / len(batches) < 0.1
+    firsts = [batch[0] for batch in batches[1:]]
+    assert firsts != sorted(firsts)
+    assert firsts != sorted(firsts, reverse=True)
 
 
 @pytest.fixture

@@ -1,0 +1,178 @@
+"""What a run says about itself: metrics.json, predictions.jsonl, curves and the card, from given facts."""
+
+import json
+import re
+import sys
+
+import jiwer
+import pytest
+import torch
+from huggingface_hub import ModelCard
+
+from hf_speechft.sharing.card import SplitFacts
+from hf_speechft.training.arguments import parse_arguments
+from hf_speechft.training.report import (
+    Prediction,
+    RunFacts,
+    command_line,
+    describe_hardware,
+    peak_memory_gb,
+    write_report,
+)
+
+PREDICTIONS = [
+    Prediction("b", "turn on the light", "turn the lights"),
+    Prediction("a", "stop", "stop"),
+    Prediction("c", "käse | brot", "kase brot"),
+]
+LOG = [
+    {"loss": 3.0, "learning_rate": 1e-4, "epoch": 0.5, "step": 1},
+    {"eval_loss": 2.0, "eval_wer": 0.9, "eval_cer": 0.5, "epoch": 1.0, "step": 2},
+    {"eval_loss": 1.0, "eval_wer": 0.4, "eval_cer": 0.2, "epoch": 2.0, "step": 4},
+    {"eval_loss": 0.9, "eval_wer": 0.6, "eval_cer": 0.3, "epoch": 3.0, "step": 6},
+    {"train_loss": 1.5, "train_runtime": 90.0, "epoch": 3.0, "step": 6},
+]
+
+
+def make_facts(**changes):
+    splits = [
+        SplitFacts("train", 10, 120.0, 3, {"too short": 2, "empty transcript": 1}),
+        SplitFacts("validation", 2, 12.0, None, {}),
+        SplitFacts("test", 3, 18.0, None, {}),
+    ]
+    values = {
+        "parameters": 12_345,
+        "vocabulary_size": 7,
+        "attention": "bidirectional",
+        "splits": splits,
+        "predictions": PREDICTIONS,
+        "log_history": LOG,
+        "optimizer_steps": 6,
+        "epochs": 3.0,
+        "minutes": 1.5,
+    }
+    return RunFacts(**values | changes)
+
+
+@pytest.fixture
+def written(tmp_path):
+    arguments = parse_arguments(["--dataset", "corpus", "--output_dir", str(tmp_path / "name"), "--bf16", "false"])
+    return write_report(tmp_path, arguments, make_facts()), tmp_path
+
+
+def test_write_report_writes_four_files(written):
+    _, folder = written
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "README.md", "metrics.json", "predictions.jsonl", "training_curves.png",
+    ]  # fmt: skip
+    assert (folder / "training_curves.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_write_report_metrics_match_jiwer(written):
+    metrics, folder = written
+    assert json.loads((folder / "metrics.json").read_text()) == json.loads(json.dumps(metrics))
+    references = [one.reference for one in PREDICTIONS]
+    hypotheses = [one.hypothesis for one in PREDICTIONS]
+    words, characters = jiwer.process_words(references, hypotheses), jiwer.process_characters(references, hypotheses)
+    test = metrics["test"]
+    assert test["wer"] == pytest.approx(words.wer)
+    assert test["cer"] == pytest.approx(characters.cer)
+    for counts, expected in ((test["words"], words), (test["characters"], characters)):
+        for name in ("hits", "substitutions", "deletions", "insertions"):
+            assert counts[name] == getattr(expected, name)
+        assert counts["reference_length"] == expected.hits + expected.substitutions + expected.deletions
+    for rate, (low, high) in ((test["wer"], test["wer_interval_95"]), (test["cer"], test["cer_interval_95"])):
+        assert 0 <= low <= rate <= high
+
+
+def test_write_report_predictions_keep_order_and_letters(written):
+    _, folder = written
+    lines = (folder / "predictions.jsonl").read_text(encoding="utf-8").splitlines()
+    rows = [json.loads(line) for line in lines]
+    assert [row["utterance_id"] for row in rows] == ["b", "a", "c"]
+    assert rows[0] | {"word_errors": 2} == rows[0]
+    assert [row["word_errors"] for row in rows] == [2, 0, 2]
+    assert "käse" in lines[2]
+
+
+def test_write_report_validation_is_the_best_evaluation(written):
+    assert written[0]["validation"] == {"wer": 0.4, "cer": 0.2, "loss": 1.0, "epoch": 2.0}
+
+
+def test_write_report_without_evaluations_has_no_validation(tmp_path):
+    arguments = parse_arguments(["--dataset", "corpus"])
+    for log in ([], LOG[-1:]):
+        assert write_report(tmp_path, arguments, make_facts(log_history=log))["validation"] == {}
+
+
+def test_write_report_data_and_training_are_the_facts(written):
+    metrics, _ = written
+    assert metrics["data"][0]["dropped"] == {"too short": 2, "empty transcript": 1}
+    assert metrics["data"][1]["speakers"] is None
+    training = metrics["training"]
+    assert (training["minutes"], training["optimizer_steps"], training["epochs"]) == (1.5, 6, 3.0)
+    assert training["versions"]["torch"].startswith(torch.__version__.split("+")[0])
+    assert set(training["versions"]) == {"hf_speechft", "torch", "transformers", "accelerate", "datasets"}
+
+
+def test_write_report_card_has_the_metrics_numbers(written):
+    metrics, folder = written
+    card = ModelCard.load(folder / "README.md")
+    found = {result.metric_type: result.metric_value for result in card.data.eval_results}
+    assert found == {name: round(100 * metrics["test"][name], 2) for name in ("wer", "cer")}
+    text = card.text
+    low, high = metrics["test"]["wer_interval_95"]
+    assert f"| {100 * metrics['test']['wer']:.2f} % | {100 * low:.2f} % to {100 * high:.2f} % |" in text
+    assert "| train | 10 | 0.03 | 2.0 | 3 | 3 (2 too short, 1 empty transcript) |" in text
+    assert "Training time: 1.5 minutes" in text
+    assert "| parameters | 12,345 |" in text
+    assert re.search(r"\| a \| stop \| stop \|\n\| b \| turn on the light \| turn the lights \|", text)
+
+
+def test_write_report_card_names_packaged_minilm_by_its_hub_id(tmp_path):
+    write_report(tmp_path, parse_arguments(["--dataset", "corpus"]), make_facts())
+    card = ModelCard.load(tmp_path / "README.md")
+    assert card.data.base_model == "sentence-transformers/all-MiniLM-L6-v2"
+
+
+@pytest.mark.parametrize(
+    ("argv", "rows"),
+    [
+        (
+            ["--step_lr_epochs", "10", "--speed_factors", "0.9", "1", "--gradient_accumulation_steps", "4"],
+            [
+                "| learning-rate schedule | StepLR every 10.0 epochs, factor 0.1 |",
+                "in masks of 10; speeds 0.9, 1 |",
+                "| batch size | 32 |",
+            ],
+        ),
+        ([], ["| learning-rate schedule | cosine |", "in masks of 10 |", "| batch size | 8 |", "| seed | 42 |"]),
+    ],
+)
+def test_write_report_card_tells_the_recipe(tmp_path, argv, rows):
+    write_report(tmp_path, parse_arguments(["--dataset", "corpus", "--use_cpu", *argv]), make_facts())
+    text = (tmp_path / "README.md").read_text()
+    for row in rows:
+        assert row in text
+
+
+def test_command_line_quotes_what_a_shell_would_split(monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["/somewhere/run_finetune.py", "recipes/an4.yaml", "--dataset", "my data"])
+    assert command_line() == "accelerate launch run_finetune.py recipes/an4.yaml --dataset 'my data'"
+
+
+def test_card_does_not_show_the_token(monkeypatch, tmp_path):
+    argv = ["run_finetune.py", "--dataset", "corpus", "--hub_token", "hf_secret", "--hub_token=hf_secret"]
+    monkeypatch.setattr(sys, "argv", argv)
+    assert "hf_secret" not in command_line()
+    write_report(tmp_path, parse_arguments(argv[1:]), make_facts())
+    for path in tmp_path.iterdir():
+        assert b"hf_secret" not in path.read_bytes()
+
+
+def test_describe_hardware_names_cores_or_gpu():
+    assert re.search(r"\d+ (CPU cores|x )", describe_hardware())
+
+
+def test_peak_memory_is_plausible():
+    assert 0.1 < peak_memory_gb() < 1000
