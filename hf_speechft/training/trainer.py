@@ -125,9 +125,11 @@ class SpeechTrainer(Trainer):
 
 
 class EpochSampler(LengthGroupedSampler):
-    """Like lengths in a batch, in an order that a run resumed within an epoch finds again.
+    """Like lengths in a batch, batches at random, in an order that a run resumed within an epoch finds again.
 
-    The Trainer's own draws from torch's global generator, whose state at the epoch's start no checkpoint holds.
+    The Trainer's own draws from torch's global generator, whose state at the epoch's start no checkpoint holds, and
+    goes from long batches to short ones again and again. The longest batch stays first: if memory runs out, then at
+    once. A last batch that is not full stays last.
     """
 
     def __init__(self, batch_size: int, *, lengths: list[float], find_seed: Callable[[], int]) -> None:
@@ -136,7 +138,11 @@ class EpochSampler(LengthGroupedSampler):
 
     def __iter__(self) -> Iterator[int]:
         self.generator = torch.Generator().manual_seed(self.find_seed())
-        return super().__iter__()
+        rows = list(super().__iter__())
+        batches = [rows[start : start + self.batch_size] for start in range(0, len(rows), self.batch_size)]
+        middle = 1 + torch.randperm(max(0, len(rows) // self.batch_size - 1), generator=self.generator)
+        for batch in [0, *middle.tolist(), *range(max(1, len(rows) // self.batch_size), len(batches))]:
+            yield from batches[batch]
 
 
 class TrainingClock(TrainerCallback):
