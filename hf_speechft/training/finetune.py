@@ -6,10 +6,12 @@ arguments -> corpus -> processor -> filtered splits -> model -> Trainer -> best 
 
 import logging
 import math
+import os
 import sys
 from pathlib import Path
 
 import datasets
+import torch
 import transformers
 from datasets import Dataset, DatasetDict
 from safetensors import SafetensorError
@@ -30,6 +32,7 @@ from hf_speechft.training.arguments import (
     Arguments,
     DataArguments,
     ModelArguments,
+    SpeechTrainingArguments,
     parse_arguments,
 )
 from hf_speechft.training.checkpoints import find_start, is_trained, record_arguments, remove_run
@@ -96,6 +99,7 @@ class FineTuning:
         if self.pushes:
             self._claim_repository()
         self.checkpoint = find_start(arguments)
+        use_all_cores(self.training_arguments)
         check_speed_factors(self.data_arguments.speed_factors)
         set_seed(self.training_arguments.seed)
         with self.training_arguments.main_process_first(desc="loading the corpus"):
@@ -200,6 +204,16 @@ class FineTuning:
             speakers=len(speakers) or None,
             dropped={reason: len(ids) for reason, ids in report.dropped.items()},
         )
+
+
+def use_all_cores(training: SpeechTrainingArguments) -> None:
+    """Share the cores among this machine's processes when training on a CPU.
+
+    `accelerate launch` sets OMP_NUM_THREADS to 1 unless it is set, which would leave the other cores idle.
+    """
+    if training.use_cpu and os.environ.get("OMP_NUM_THREADS") == "1":
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+        torch.set_num_threads(max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))
 
 
 def read_corpus(data: DataArguments, seed: int) -> DatasetDict:
