@@ -22,6 +22,9 @@ from transformers.utils.generic import can_return_tuple
 from .configuration_speechbert import SpeechBertConfig
 from .frontend_speechbert import build_frontend, length_mask, match_embedding_scale, output_lengths
 
+# Names that text configurations have for the dropout probabilities of their layers.
+DROPOUT_FIELDS = ("hidden_dropout_prob", "attention_probs_dropout_prob", "dropout", "attention_dropout")
+DROPOUT_FIELDS += ("resid_pdrop", "embd_pdrop", "attn_pdrop", "embedding_dropout", "mlp_dropout", "hidden_dropout")
 POSITION_EMBEDDINGS = ("position_embeddings", "wpe", "embed_positions")
 AUTO_MODELS = {
     "AutoModel": "modeling_speechbert.SpeechBertModel",
@@ -162,6 +165,7 @@ class SpeechBertForCTC(SpeechBertPreTrainedModel):
         revision: str | None = None,
         token: str | bool | None = None,
         dtype: torch.dtype = torch.float32,
+        body_dropout: float | None = None,
         **config_options: object,
     ) -> "SpeechBertForCTC":
         """Turn a text checkpoint into a speech model that is ready to be fine-tuned.
@@ -175,6 +179,7 @@ class SpeechBertForCTC(SpeechBertPreTrainedModel):
             revision: Branch, tag or commit of the checkpoint.
             token: Access token for the Hub.
             dtype: Type of the weights; float32 is right for training, mixed precision included.
+            body_dropout: Dropout probability in the transformer; the checkpoint's own by default.
             **config_options: Fields of `SpeechBertConfig`, such as `frontend="rnn"` or `subsampling=8`.
 
         Returns:
@@ -186,6 +191,10 @@ class SpeechBertForCTC(SpeechBertPreTrainedModel):
         hub_options = {"revision": revision, "token": token}
         text_config = AutoConfig.from_pretrained(name_or_path, **hub_options)
         check_text_model(text_config, name_or_path)
+        if body_dropout is not None:
+            for name in DROPOUT_FIELDS:
+                if hasattr(text_config, name):
+                    setattr(text_config, name, body_dropout)
         extractor, tokenizer = processor.feature_extractor, processor.tokenizer
         config = SpeechBertConfig(
             backbone_config=text_config,

@@ -46,7 +46,13 @@ class ModelArguments:
     attention: str | None = field(
         default=None, metadata={"help": "'bidirectional', 'causal', or nothing for the checkpoint's own direction."}
     )
+    attn_implementation: str | None = field(
+        default=None, metadata={"help": "Attention: 'sdpa', 'eager', 'flash_attention_2', …; transformers' own choice."}
+    )
     dropout: float = field(default=0.1, metadata={"help": "Dropout in the front-end and before the CTC head."})
+    body_dropout: float | None = field(
+        default=None, metadata={"help": "Dropout in the pre-trained body; by default the checkpoint's own."}
+    )
     mask_time_prob: float = field(default=0.1, metadata={"help": "SpecAugment: share of frames under time masks."})
     mask_time_length: int = field(default=20, metadata={"help": "SpecAugment: frames in a time mask."})
     mask_feature_prob: float = field(default=0.2, metadata={"help": "SpecAugment: share of mel bins under masks."})

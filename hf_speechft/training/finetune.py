@@ -255,13 +255,14 @@ def make_processor(model: ModelArguments, data: DataArguments, corpus: DatasetDi
 
 def make_model(model: ModelArguments, processor: SpeechBertProcessor) -> SpeechBertForCTC:
     """Give the text checkpoint its front-end and head."""
-    return SpeechBertForCTC.from_text_pretrained(
+    recogniser = SpeechBertForCTC.from_text_pretrained(
         find_checkpoint(model),
         processor=processor,
         revision=model.model_revision,
         frontend=model.frontend,
         subsampling=model.subsampling,
         attention=model.attention,
+        body_dropout=model.body_dropout,
         frontend_dropout=model.dropout,
         head_dropout=model.dropout,
         mask_time_prob=model.mask_time_prob,
@@ -269,6 +270,9 @@ def make_model(model: ModelArguments, processor: SpeechBertProcessor) -> SpeechB
         mask_feature_prob=model.mask_feature_prob,
         mask_feature_length=model.mask_feature_length,
     )
+    if model.attn_implementation is not None:
+        recogniser.set_attn_implementation(model.attn_implementation)
+    return recogniser
 
 
 def find_checkpoint(model: ModelArguments) -> str:
