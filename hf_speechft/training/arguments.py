@@ -47,7 +47,7 @@ class ModelArguments:
         default=None, metadata={"help": "'bidirectional', 'causal', or nothing for the checkpoint's own direction."}
     )
     attn_implementation: str | None = field(
-        default=None, metadata={"help": "Attention: 'sdpa', 'eager', 'flash_attention_2', …; transformers' own choice."}
+        default=None, metadata={"help": "Attention: 'sdpa', 'eager', …; by default what transformers chooses."}
     )
     dropout: float = field(default=0.1, metadata={"help": "Dropout in the front-end and before the CTC head."})
     body_dropout: float | None = field(
