@@ -1,9 +1,9 @@
 """Sound to features: Kaldi filter banks and MFCC, and librosa log-mel, in batched torch on any device.
 
-Unusual here: everything linear is folded. Pre-emphasis runs once over the samples of a block instead of once per
-overlapping frame, the DC offset becomes one number per frame, and window, mel and cosine matrices are made once per
-configuration and device. A clip is cut into blocks of frames, so a recording of hours needs little more memory than
-its features, and on a CPU a clip goes through the same operations alone and in a batch: the same bits come out.
+Unusual here: pre-emphasis runs once over the samples of a block instead of once per overlapping frame, the DC offset
+becomes one number per frame, and the mel matrix is cut into small matrices along its diagonal. Blocks of frames share
+two buffers, so a recording of hours needs little more memory than its features, and on a CPU a clip goes through the
+same operations alone and in a batch: the same bits come out.
 
 Source: Kaldi `feat/feature-fbank.cc` and `feat/feature-mfcc.cc` as in `torchaudio.compliance.kaldi`;
 `librosa.feature.melspectrogram`. Both are references in the tests and not needed here.
@@ -35,7 +35,7 @@ STD_FLOOR = 1e-3  # log units; keeps the rounding noise of a constant feature (d
 MIN_MELS = 4
 MAX_CHANNELS = 32  # a 2-D clip whose short axis is longer than this is not multi-channel audio
 INT16_SCALE = 1.0 / 32768.0
-CPU_MELS_PER_BAND = 16  # one AVX-512 register
+MELS_PER_BAND = 16  # one AVX-512 register
 CPU_BLOCK_FRAMES = 1024  # 10 s; 2 MiB of float32 spectra, which stays in the caches
 ACCELERATOR_BLOCK_FRAMES = 65536  # 128 MiB of float32 spectra
 NORMALIZE_BLOCK_FRAMES = 8192
@@ -44,54 +44,29 @@ Clip = np.ndarray | torch.Tensor | Sequence
 Speech = Clip | Sequence[Clip]
 
 
-class MelBand(NamedTuple):
-    """Neighbouring mel filters and the part of the spectrum that they see."""
-
-    mels: slice
-    parts: slice  # of the 2 * bins real and imaginary parts
-    weights: torch.Tensor  # (parts, mels)
-
-
 class FeatureTables(NamedTuple):
     """Constant matrices of one configuration on one device."""
 
     window: torch.Tensor  # (frame_samples,)
-    mel_bands: list[MelBand]
-    cosines: torch.Tensor | None  # (mels, ceps), liftered; mfcc only
+    bands: list[tuple[slice, torch.Tensor]]  # the bins that 16 neighbouring filters see, their weights (bins, mels)
+    cosines: torch.Tensor | None  # (mels, cepstra), liftered; mfcc only
 
 
-def mel_bands(filters: torch.Tensor, mels_per_band: int) -> list[MelBand]:
-    """Cut a filter matrix, which is nearly diagonal, into small matrices along its diagonal.
-
-    Args:
-        filters: Weights of shape `(bins, mels)`.
-        mels_per_band: Filters per small matrix.
-
-    Returns:
-        Bands whose weights apply to squared real and imaginary parts in turn, as an FFT lays them out in memory.
-    """
-    weights = filters.repeat_interleave(2, dim=0)  # (2 * bins, mels)
+def cut_into_bands(filters: torch.Tensor) -> list[tuple[slice, torch.Tensor]]:
+    """Cut a filter matrix `(bins, mels)`, which is nearly diagonal, into small matrices along its diagonal."""
     bands = []
-    for first in range(0, weights.shape[1], mels_per_band):
-        mels = slice(first, first + mels_per_band)
-        used = weights[:, mels].any(dim=1).nonzero().flatten().tolist() or [0]
-        parts = slice(used[0], used[-1] + 1)
-        bands.append(MelBand(mels, parts, weights[parts, mels].contiguous()))
+    for weights in filters.split(MELS_PER_BAND, dim=1):
+        used = weights.any(dim=1).nonzero().flatten().tolist() or [0]
+        bins = slice(used[0], used[-1] + 1)
+        bands.append((bins, weights[bins].contiguous()))
     return bands
 
 
 def kaldi_mel_filters(mels: int, fft_samples: int, sampling_rate: int) -> torch.Tensor:
-    """Return Kaldi's triangular filters on the mel scale `1127 ln(1 + f / 700)`.
+    """Return Kaldi's filters `(fft_samples // 2 + 1, mels)`: triangles on the mel scale `1127 ln(1 + f / 700)`.
 
     Computed in float32 step by step as Kaldi does, because the weight of a bin at a filter's edge depends on rounding.
-
-    Args:
-        mels: Number of filters, spaced evenly between 20 Hz and half the sampling rate.
-        fft_samples: Length of the Fourier transform.
-        sampling_rate: In Hz.
-
-    Returns:
-        Weights of shape `(fft_samples // 2 + 1, mels)`; the bin at half the sampling rate has weight 0.
+    The bin at half the sampling rate has weight 0.
 
     Source:
         Kaldi `feat/mel-computations.cc`, `MelBanks::MelBanks`.
@@ -103,19 +78,11 @@ def kaldi_mel_filters(mels: int, fft_samples: int, sampling_rate: int) -> torch.
     bin_hz = sampling_rate / fft_samples * torch.arange(fft_samples // 2, dtype=torch.float32)
     bin_mel = 1127.0 * (1.0 + bin_hz / 700.0).log()  # (bins - 1,)
     triangles = torch.minimum((bin_mel - left) / (centre - left), (right - bin_mel) / (right - centre))
-    return torch.nn.functional.pad(triangles.clamp_min(0.0), (0, 1)).T.contiguous()
+    return torch.nn.functional.pad(triangles.clamp_min(0.0), (0, 1)).T
 
 
 def slaney_mel_filters(mels: int, fft_samples: int, sampling_rate: int) -> torch.Tensor:
-    """Return librosa's default filters: Slaney's mel scale, triangles in Hz, each of the same area.
-
-    Args:
-        mels: Number of filters, spaced evenly on the mel scale from 0 Hz to half the sampling rate.
-        fft_samples: Length of the Fourier transform.
-        sampling_rate: In Hz.
-
-    Returns:
-        Weights of shape `(fft_samples // 2 + 1, mels)`.
+    """Return librosa's filters `(fft_samples // 2 + 1, mels)`: Slaney's mel scale, triangles in Hz of equal area.
 
     Source:
         `librosa.filters.mel` with `htk=False, norm="slaney"`; Slaney, Auditory Toolbox (1998), `mfcc.m`.
@@ -134,14 +101,7 @@ def slaney_mel_filters(mels: int, fft_samples: int, sampling_rate: int) -> torch
 
 
 def liftered_cosines(mels: int, cepstra: int) -> torch.Tensor:
-    """Return Kaldi's orthonormal cosine transform with cepstral liftering folded in.
-
-    Args:
-        mels: Number of log mel energies.
-        cepstra: Number of coefficients kept, C0 first.
-
-    Returns:
-        A matrix of shape `(mels, cepstra)` to multiply log mel energies with.
+    """Return Kaldi's orthonormal cosine transform `(mels, cepstra)`, C0 first, with cepstral liftering folded in.
 
     Source:
         Kaldi `feat/feature-mfcc.cc` and `ComputeLifterCoeffs` in `feat/mel-computations.cc`.
@@ -156,27 +116,24 @@ def liftered_cosines(mels: int, cepstra: int) -> torch.Tensor:
 
 @functools.lru_cache(maxsize=32)
 def _tables(
-    feature_type: str, sampling_rate: int, frame: int, fft: int, mels: int, size: int, scale: float, device: str
+    feature_type: str, sampling_rate: int, frame: int, fft: int, mels: int, size: int, device: str
 ) -> FeatureTables:
     """Make the constant matrices once per configuration and device; kept here so that no buffer is ever saved."""
     with torch.inference_mode(False):
         if feature_type == "log_mel":
             window = torch.hann_window(frame, dtype=torch.float64)
-            filters, cosines = slaney_mel_filters(mels, fft, sampling_rate), None
+            filters = slaney_mel_filters(mels, fft, sampling_rate)
         else:
             window = torch.hann_window(frame, periodic=False, dtype=torch.float64).pow(POVEY_POWER)
             filters = kaldi_mel_filters(mels, fft, sampling_rate)
-            cosines = liftered_cosines(mels, size).to(device) if feature_type == "mfcc" else None
         empty = int((filters.sum(0) == 0).sum())
         if empty:
             logger.warning_once(
                 f"{empty} of {mels} mel filters are always empty: narrower than the {sampling_rate / fft:.1f} Hz from "
                 "one frequency to the next; use fewer mel filters or a longer frame_length_ms"
             )
-        # On a CPU small matrices save three quarters of the multiplications; an accelerator prefers one large one.
-        bands = mel_bands(filters, CPU_MELS_PER_BAND if device == "cpu" else mels)
-        bands = [band._replace(weights=band.weights.to(device)) for band in bands]
-        return FeatureTables((window * scale).to(torch.float32).to(device), bands, cosines)
+        cosines = liftered_cosines(mels, size).to(device) if feature_type == "mfcc" else None
+        return FeatureTables(window.to(device, torch.float32), cut_into_bands(filters.to(device)), cosines)
 
 
 class SpeechBertFeatureExtractor(SequenceFeatureExtractor):
@@ -190,10 +147,8 @@ class SpeechBertFeatureExtractor(SequenceFeatureExtractor):
     - `fbank`: `log max(energy, 1.19e-7)`, Kaldi's defaults without dither: frames that fit entirely, DC offset
       removed, pre-emphasis 0.97, Povey window, Fourier transform of the next power of two, filters from 20 Hz.
     - `mfcc`: the cosine transform of those, C0 first, lifter 22.
-    - `log_mel`: `log(mel + 1e-6)`, where mel is `librosa.feature.melspectrogram(y=clip, sr=sampling_rate, n_fft=N,
-      win_length=W, hop_length=H, n_mels=feature_size)` with librosa's defaults (power, periodic Hann window, Slaney
-      filters, frame t centred on sample `t * H`, zeros beyond the ends), W the frame length and N the next power of
-      two.
+    - `log_mel`: `log(mel + 1e-6)` with librosa's defaults: power, periodic Hann window, Slaney filters from 0 Hz,
+      frame t centred on sample `t * hop_length`, zeros beyond the ends, `n_fft` the next power of two.
 
     Args:
         feature_size: Width of a frame: mel filters of `fbank` and `log_mel`, coefficients of `mfcc`.
@@ -258,28 +213,20 @@ class SpeechBertFeatureExtractor(SequenceFeatureExtractor):
             return self.feature_size
         return max(KALDI_MFCC_MELS, self.feature_size) if self.num_mel_bins is None else self.num_mel_bins
 
-    @property
-    def _lead_samples(self) -> int:
-        """Zeros before the first sample: librosa centres window and transform on it."""
-        if self.feature_type != "log_mel":
-            return 0
-        return self.fft_length // 2 - (self.fft_length - self.frame_length) // 2
-
     def frame_count(self, samples: int) -> int:
-        """Return how many frames a clip gives.
+        """Return how many frames a clip of so many samples gives.
 
         `fbank` and `mfcc`: `1 + (samples - frame_length) // hop_length`; `log_mel`: `1 + samples // hop_length`. A
         clip shorter than one frame gives 0 and is refused by `__call__`.
-
-        Args:
-            samples: Length of the clip.
-
-        Returns:
-            The number of frames.
         """
         if samples < self.frame_length:
             return 0
         return 1 + (samples if self.feature_type == "log_mel" else samples - self.frame_length) // self.hop_length
+
+    @property
+    def _lead_samples(self) -> int:
+        """How many samples before the first sample the first frame starts: librosa centres it there."""
+        return (self.frame_length + 1) // 2 if self.feature_type == "log_mel" else 0
 
     @torch.no_grad()
     def __call__(
@@ -296,18 +243,17 @@ class SpeechBertFeatureExtractor(SequenceFeatureExtractor):
     ) -> BatchFeature:
         """Compute the features of one clip or a batch.
 
-        A clip is a 1-D array, tensor or list of numbers. A list or tuple of clips is a batch, and so is a 2-D array
-        `(batch, samples)`. Channels are averaged: inside a list a 2-D clip is `(channels, samples)` or `(samples,
-        channels)`, the short axis being the channels. A single array `(samples, channels)` whose rows are too short
-        to be clips is one clip too. Values are floating point or int16.
+        A clip is a 1-D array, tensor or list of numbers, floating point or int16. A list or tuple of clips is a batch,
+        and so is a 2-D array `(batch, samples)`. Channels are averaged: inside a list a 2-D clip is `(channels,
+        samples)` or `(samples, channels)`, the short axis being the channels, and so is a single array `(samples,
+        channels)` whose rows are too short to be clips.
 
         Args:
             raw_speech: One clip or a batch.
             sampling_rate: Rate of the clips in Hz; checked against the extractor's. Without it a warning is logged.
             return_tensors: `"pt"` for tensors on the device, `"np"` for arrays; without it arrays, or lists of
                 arrays where the lengths differ.
-            return_attention_mask: Whether to return the mask (int32, 1 = real frame); `True` unless the extractor
-                was configured otherwise.
+            return_attention_mask: Whether to return the mask (int32, 1 = real frame). Default: as configured, `True`.
             padding: `True` or `"longest"`, `"max_length"`, `False` or `"do_not_pad"`.
             max_length: In frames, for `padding="max_length"` and for truncation.
             truncation: Keep the first `max_length` frames only; normalisation sees only these.
@@ -323,27 +269,24 @@ class SpeechBertFeatureExtractor(SequenceFeatureExtractor):
         """
         self._check_rate(sampling_rate)
         clips = _split_batch(raw_speech, self.frame_length)
-        device = _pick_device(clips) if device is None else torch.device(device)
+        if device is None:
+            device = next((clip.device for clip in clips if isinstance(clip, torch.Tensor)), "cpu")
         waveforms = [self._to_waveform(clip, index).to(device) for index, clip in enumerate(clips)]
         counts = [self.frame_count(len(waveform)) for waveform in waveforms]
-        counts, widths = self._plan_padding(counts, padding, max_length, truncation, pad_to_multiple_of)
-        new = functools.partial(torch.empty, dtype=torch.float32, device=device)
-        if len(set(widths)) == 1:
-            inputs = new(len(clips), widths[0], self.feature_size)
-        else:
-            inputs = [new(width, self.feature_size) for width in widths]
-        spans = [self._span(count, width) for count, width in zip(counts, widths, strict=True)]
+        strategy = self._get_padding_strategies(padding=padding, max_length=max_length)
+        counts, widths = self._plan_padding(counts, strategy, max_length, truncation, pad_to_multiple_of or 1)
+        inputs = _filled(widths, [self.feature_size], self.padding_value, torch.float32, device)
+        masks = _filled(widths, [], 0, torch.int32, device)
+        left = self.padding_side == "left"
+        spans = [slice(width - n, width) if left else slice(0, n) for n, width in zip(counts, widths, strict=True)]
         outputs = [features[span] for features, span in zip(inputs, spans, strict=True)]  # each (frames, feature_size)
-        for features, span in zip(inputs, spans, strict=True):
-            features[: span.start] = self.padding_value
-            features[span.stop :] = self.padding_value
-        with torch.autocast(device.type, enabled=False):  # bf16 energies would miss the references by 1e-2
+        with torch.autocast(torch.device(device).type, enabled=False):  # bf16 energies would be wrong by 1e-2
             self._extract(waveforms, outputs)
-        for output in outputs:
-            _normalize(output, self.normalize)
+        for mask, span in zip(masks, spans, strict=True):
+            mask[span] = 1
         data = {"input_features": inputs}
         if self.return_attention_mask if return_attention_mask is None else return_attention_mask:
-            data["attention_mask"] = _masks(spans, widths, device)
+            data["attention_mask"] = masks
         if return_tensors is None or TensorType(return_tensors) == TensorType.NUMPY:
             data = {name: _to_numpy(value) for name, value in data.items()}
         return BatchFeature(data, tensor_type=return_tensors)
@@ -389,40 +332,34 @@ class SpeechBertFeatureExtractor(SequenceFeatureExtractor):
     def _to_waveform(self, clip: Clip, index: int) -> torch.Tensor:
         """Return one clip as a checked mono waveform `(samples,)`, still int16 if it was."""
         waveform = _to_tensor(clip, index)
+        shape = tuple(waveform.shape)
         if waveform.numel() == 0:
-            raise ValueError(f"clip {index} is empty (shape {tuple(waveform.shape)}); drop it")
-        if waveform.ndim == 2:
-            waveform = _mix_channels(waveform, index)
-        elif waveform.ndim != 1:
+            raise ValueError(f"clip {index} is empty (shape {shape}); drop it")
+        if len(shape) not in (1, 2):
             raise ValueError(
-                f"clip {index} has {waveform.ndim} dimensions (shape {tuple(waveform.shape)}); a clip has 1, or 2 "
-                "with channels"
+                f"clip {index} has {len(shape)} dimensions (shape {shape}); a clip has 1, or 2 with channels"
             )
+        if len(shape) == 2:
+            waveform = _mix_channels(waveform, index)
         if len(waveform) < self.frame_length:
             raise ValueError(
                 f"clip {index} lasts {len(waveform) / self.sampling_rate * 1000:.1f} ms ({len(waveform)} samples) but "
                 f"one frame needs {self.frame_length_ms:g} ms ({self.frame_length} samples); drop it or pad it with "
                 "silence"
             )
-        if waveform.is_floating_point() and not all(map(math.isfinite, torch.stack(torch.aminmax(waveform)).tolist())):
-            position = int((~torch.isfinite(waveform)).nonzero()[0])
-            raise ValueError(
-                f"clip {index} holds NaN or infinity, first at {position / self.sampling_rate:.3f} s (sample "
-                f"{position}); drop the clip or repair it"
-            )
+        if not math.isfinite(waveform.sum()):  # much cheaper than to look at each sample
+            bad = (~torch.isfinite(waveform)).nonzero().flatten().tolist()
+            if bad:
+                raise ValueError(
+                    f"clip {index} holds NaN or infinity, first at {bad[0] / self.sampling_rate:.3f} s (sample "
+                    f"{bad[0]}); drop the clip or repair it"
+                )
         return waveform
 
     def _plan_padding(
-        self,
-        counts: list[int],
-        padding: bool | str | PaddingStrategy,
-        max_length: int | None,
-        truncation: bool,
-        pad_to_multiple_of: int | None,
+        self, counts: list[int], strategy: PaddingStrategy, max_length: int | None, truncation: bool, multiple: int
     ) -> tuple[list[int], list[int]]:
         """Return the frames to compute and the frames to allocate for each clip, as `pad` would arrive at them."""
-        strategy = self._get_padding_strategies(padding=padding, max_length=max_length)
-        multiple = pad_to_multiple_of or 1
         if max_length is not None and max_length < 1:
             raise ValueError(f"max_length={max_length} was given; at least 1 frame is needed")
         if truncation:
@@ -436,18 +373,15 @@ class SpeechBertFeatureExtractor(SequenceFeatureExtractor):
         # Without truncation a clip longer than max_length stays whole, as in stock extractors.
         return counts, [max(count, target) for count in counts]
 
-    def _span(self, count: int, width: int) -> slice:
-        """Return where the `count` real frames lie among `width`."""
-        return slice(width - count, width) if self.padding_side == "left" else slice(0, count)
-
     def _extract(self, waveforms: list[torch.Tensor], outputs: list[torch.Tensor]) -> None:
-        """Write the features of each waveform `(samples,)` to its output `(frames, feature_size)`."""
+        """Write the normalised features of each waveform `(samples,)` to its output `(frames, feature_size)`."""
         if waveforms[0].device.type != "cpu":
             self._extract_joined(waveforms, outputs)
             return
         windowed = outputs[0].new_zeros(min(CPU_BLOCK_FRAMES, max(map(len, outputs))), self.fft_length)
         for waveform, output in zip(waveforms, outputs, strict=True):
             self._extract_clip(waveform, output, windowed, self._lead_samples)
+            _normalize(output, self.normalize)  # while it lies in the caches
 
     def _extract_joined(self, waveforms: list[torch.Tensor], outputs: list[torch.Tensor]) -> None:
         """Do the same with few, large launches, for accelerators.
@@ -455,78 +389,64 @@ class SpeechBertFeatureExtractor(SequenceFeatureExtractor):
         The clips are laid one after another on the grid of frames. The frames that reach from one clip into the next
         are computed and dropped; nothing is padded to the longest clip.
         """
-        hop, lead = self.hop_length, self._lead_samples
-        gap_frames = max(0, -(-(self.frame_length - hop) // hop))
+        hop, frame = self.hop_length, self.frame_length
+        gap_frames = max(0, -(-(frame - hop) // hop))
         starts = np.cumsum([0] + [len(output) + gap_frames for output in outputs]).tolist()
-        joined = outputs[0].new_zeros(starts[-1] * hop + self.frame_length)
+        joined = outputs[0].new_zeros(starts[-1] * hop + frame)
         for waveform, start, output in zip(waveforms, starts[:-1], outputs, strict=True):
-            samples = min(len(waveform), (len(output) - 1) * hop + self.frame_length - lead)
-            joined[start * hop + lead :][:samples] = _to_float32(waveform[:samples])
+            _copy_samples(waveform, -self._lead_samples, joined[start * hop :][: (len(output) - 1) * hop + frame])
         rows = outputs[0].new_empty(starts[-1], self.feature_size)
         windowed = outputs[0].new_zeros(min(ACCELERATOR_BLOCK_FRAMES, len(rows)), self.fft_length)
         self._extract_clip(joined, rows, windowed, 0)
         for start, output in zip(starts[:-1], outputs, strict=True):
             output.copy_(rows[start : start + len(output)])
+            _normalize(output, self.normalize)
 
-    def _extract_clip(
-        self, waveform: torch.Tensor, output: torch.Tensor, windowed: torch.Tensor, lead_samples: int
-    ) -> None:
-        """Fill `output (frames, feature_size)` block by block.
+    def _extract_clip(self, waveform: torch.Tensor, output: torch.Tensor, windowed: torch.Tensor, lead: int) -> None:
+        """Fill `output (frames, feature_size)` block by block; the first frame starts `lead` samples early.
 
-        Args:
-            waveform: `(samples,)`.
-            output: Written to.
-            windowed: Room for the windowed frames of a block, `(block_frames, fft_samples)`, 0 beyond the frame.
-            lead_samples: How long before the first sample the first frame starts.
+        `windowed (block_frames, fft_samples)` is room for the windowed frames of a block, 0 beyond the frame.
         """
-        tables, block_frames = self._get_tables(waveform.device), len(windowed)
-        for first in range(0, len(output), block_frames):
-            out = output[first : first + block_frames]
-            start = first * self.hop_length - lead_samples - 1  # one sample of context, for pre-emphasis
-            stop = start + 1 + (len(out) - 1) * self.hop_length + self.frame_length
-            samples = _to_float32(waveform[max(start, 0) : stop])
-            missing = (max(-start, 0), max(stop - len(waveform), 0))
-            if any(missing):
-                samples = torch.nn.functional.pad(samples, missing)
-            self._extract_block(samples, windowed[: len(out)], tables, out)
+        hop, frame, fft, mels = self.hop_length, self.frame_length, self.fft_length, self.mel_filters_used
+        device = str(waveform.device)
+        tables = _tables(self.feature_type, self.sampling_rate, frame, fft, mels, self.feature_size, device)
+        window = tables.window * self.waveform_scale
+        buffer = windowed.new_empty(1 + (len(windowed) - 1) * hop + frame)
+        for first in range(0, len(output), len(windowed)):
+            out = output[first : first + len(windowed)]
+            block = windowed[: len(out)]
+            samples = buffer[: 1 + (len(out) - 1) * hop + frame]  # the first is context, for pre-emphasis
+            _copy_samples(waveform, first * hop - lead - 1, samples)
+            self._write_windowed(samples, window, block[:, :frame])
+            parts = torch.view_as_real(torch.fft.rfft(block)).square_()  # (frames, bins, 2)
+            # A frame has at least as many samples as there are bins, so the zeros after it stay for the next block.
+            power = torch.add(parts[..., 0], parts[..., 1], out=block[:, : fft // 2 + 1])
+            self._write_features(power, tables, out)
 
-    def _extract_block(
-        self, samples: torch.Tensor, windowed: torch.Tensor, tables: FeatureTables, out: torch.Tensor
-    ) -> None:
-        """Write one block to `out (frames, feature_size)`; `samples` starts one sample before the first frame."""
-        frames = samples[1:].unfold(0, self.frame_length, self.hop_length)  # (frames, frame_samples)
-        head = windowed[:, : self.frame_length]
+    def _write_windowed(self, samples: torch.Tensor, window: torch.Tensor, to: torch.Tensor) -> None:
+        """Cut `samples`, from the second on, into frames and write them to `to (frames, frame_samples)`."""
+        frames = samples[1:].unfold(0, self.frame_length, self.hop_length)
         if self.feature_type == "log_mel":
-            torch.mul(frames, tables.window, out=head)
-        else:
-            # x - mean, then y[j] - 0.97 y[j - 1], equals (x[j] - 0.97 x[j - 1]) - 0.03 mean. The first sample of a
-            # frame, where Kaldi repeats it instead, is multiplied by the window's 0.
-            offset = frames.mean(-1, keepdim=True).mul_(1.0 - PREEMPHASIS)  # (frames, 1)
-            emphasised = torch.sub(samples[1:], samples[:-1], alpha=PREEMPHASIS)
-            torch.sub(emphasised.unfold(0, self.frame_length, self.hop_length), offset, out=head)
-            head.mul_(tables.window)
-        parts = torch.view_as_real(torch.fft.rfft(windowed)).flatten(1).square_()  # (frames, 2 * bins)
-        energies = out if self.feature_type != "mfcc" else out.new_empty(len(out), self.mel_filters_used)
-        for band in tables.mel_bands:
-            torch.mm(parts[:, band.parts], band.weights, out=energies[:, band.mels])
+            torch.mul(frames, window, out=to)
+            return
+        # x - mean, then y[j] - 0.97 y[j - 1], equals (x[j] - 0.97 x[j - 1]) - 0.03 mean. The first sample of a
+        # frame, where Kaldi repeats it instead, is multiplied by the window's 0.
+        offset = frames.mean(-1, keepdim=True).mul_(1.0 - PREEMPHASIS)  # (frames, 1)
+        emphasised = torch.sub(samples[1:], samples[:-1], alpha=PREEMPHASIS)
+        torch.sub(emphasised.unfold(0, self.frame_length, self.hop_length), offset, out=to)
+        to.mul_(window)
+
+    def _write_features(self, power: torch.Tensor, tables: FeatureTables, to: torch.Tensor) -> None:
+        """Turn `power (frames, bins)` into features `to (frames, feature_size)`."""
+        energies = to if tables.cosines is None else to.new_empty(len(to), self.mel_filters_used)
+        for (bins, weights), columns in zip(tables.bands, energies.split(MELS_PER_BAND, dim=1), strict=True):
+            torch.mm(power[:, bins], weights, out=columns)
         if self.feature_type == "log_mel":
             energies.add_(LOG_MEL_OFFSET).log_()
-            return
-        energies.clamp_min_(KALDI_FLOOR).log_()  # (frames, mels)
-        if self.feature_type == "mfcc":
-            torch.mm(energies, tables.cosines, out=out)
-
-    def _get_tables(self, device: torch.device) -> FeatureTables:
-        return _tables(
-            self.feature_type,
-            self.sampling_rate,
-            self.frame_length,
-            self.fft_length,
-            self.mel_filters_used,
-            self.feature_size,
-            self.waveform_scale,
-            str(device),
-        )
+        else:
+            energies.clamp_min_(KALDI_FLOOR).log_()
+        if tables.cosines is not None:
+            torch.mm(energies, tables.cosines, out=to)
 
 
 def _split_batch(raw_speech: Speech, frame_length: int) -> list[Clip]:
@@ -549,18 +469,13 @@ def _split_batch(raw_speech: Speech, frame_length: int) -> list[Clip]:
     return clips
 
 
-def _pick_device(clips: list[Clip]) -> torch.device:
-    """Return the device of the first clip that is a tensor, otherwise the CPU."""
-    return next((clip.device for clip in clips if isinstance(clip, torch.Tensor)), torch.device("cpu"))
-
-
 def _to_tensor(clip: Clip, index: int) -> torch.Tensor:
     """Return a clip as a tensor of floating point or int16, sharing memory where possible."""
     if isinstance(clip, torch.Tensor):
         tensor = clip.detach()
     else:
         array = _to_array(clip, index)
-        native = np.float64 if array.dtype.kind == "f" and array.dtype.itemsize > 8 else array.dtype.newbyteorder("=")
+        native = np.float32 if array.dtype.kind == "f" else array.dtype.newbyteorder("=")
         # Arrow arrays are read-only, which torch warns about; only then is the samples' memory copied.
         tensor = torch.from_numpy(np.require(array, dtype=native, requirements=["C", "W"]))
     if not (tensor.is_floating_point() or tensor.dtype == torch.int16):
@@ -572,14 +487,12 @@ def _to_tensor(clip: Clip, index: int) -> torch.Tensor:
 
 def _to_array(clip: Clip, index: int) -> np.ndarray:
     """Return a clip as a numeric array; lists of tensors or arrays are channels."""
-    if isinstance(clip, (list, tuple)) and any(isinstance(part, torch.Tensor) for part in clip):
+    if isinstance(clip, (list, tuple)):
         clip = [part.numpy(force=True) if isinstance(part, torch.Tensor) else part for part in clip]
     try:
         array = np.asarray(clip)
     except ValueError as error:
         raise ValueError(f"clip {index} is a nested list whose rows differ in length; pass one list a clip") from error
-    if array.size == 0:
-        return array.astype(np.float32)
     if array.dtype.kind not in "iuf":
         raise ValueError(f"clip {index} holds {array.dtype} values, not numbers; pass the decoded samples")
     return array
@@ -594,35 +507,39 @@ def _mix_channels(clip: torch.Tensor, index: int) -> torch.Tensor:
             f"up to {MAX_CHANNELS} channels; pass each clip as one item of the list"
         )
     axis = 0 if clip.shape[0] == channels else 1
-    return clip.select(axis, 0) if channels == 1 else _to_float32(clip).mean(axis)
+    if channels == 1:
+        return clip.select(axis, 0)
+    return clip.to(torch.float32).mean(axis).mul_(INT16_SCALE if clip.dtype == torch.int16 else 1.0)
 
 
-def _to_float32(samples: torch.Tensor) -> torch.Tensor:
-    """Return samples in float32; int16 becomes [-1, 1)."""
-    if samples.dtype == torch.int16:
-        return samples.to(torch.float32).mul_(INT16_SCALE)
-    return samples.to(torch.float32)
+def _copy_samples(waveform: torch.Tensor, start: int, to: torch.Tensor) -> None:
+    """Fill `to (samples,)` in float32 from `waveform[start]` on, with zeros beyond the ends; int16 becomes [-1, 1)."""
+    first, last = max(start, 0), min(start + len(to), len(waveform))
+    inside = to[first - start : last - start]
+    to[: first - start] = 0.0
+    to[last - start :] = 0.0
+    inside.copy_(waveform[first:last])
+    if waveform.dtype == torch.int16:
+        inside.mul_(INT16_SCALE)
 
 
 def _normalize(features: torch.Tensor, mode: str) -> None:
-    """Normalise `(frames, feature_size)` in place over its frames; sums over blocks are added in float64."""
+    """Normalise `(frames, feature_size)` in place over its frames."""
     if mode == "none":
         return
-    blocks = features.split(NORMALIZE_BLOCK_FRAMES)
-    features -= (sum(block.sum(0).double() for block in blocks) / len(features)).to(torch.float32)
+    features -= features.mean(0)
     if mode == "utterance":
-        variance = sum(block.square().sum(0).double() for block in blocks) / len(features)
-        features /= variance.sqrt().to(torch.float32).clamp_min(STD_FLOOR)
+        squares = sum(block.square().sum(0) for block in features.split(NORMALIZE_BLOCK_FRAMES))
+        features /= (squares / len(features)).sqrt_().clamp_min_(STD_FLOOR)
 
 
-def _masks(spans: list[slice], widths: list[int], device: torch.device) -> torch.Tensor | list[torch.Tensor]:
-    """Return `(batch, frames)` in int32, 1 = real frame, or a list of `(frames,)` where the widths differ."""
-    masks = [np.zeros(width, dtype=np.int32) for width in widths]
-    for mask, span in zip(masks, spans, strict=True):
-        mask[span] = 1
+def _filled(
+    widths: list[int], size: list[int], value: float, dtype: torch.dtype, device: str | torch.device
+) -> torch.Tensor | list[torch.Tensor]:
+    """Return `(batch, width, *size)`, or a list of `(width, *size)` where the widths differ."""
     if len(set(widths)) == 1:
-        return torch.from_numpy(np.stack(masks)).to(device)
-    return [torch.from_numpy(mask).to(device) for mask in masks]
+        return torch.full((len(widths), widths[0], *size), value, dtype=dtype, device=device)
+    return [torch.full((width, *size), value, dtype=dtype, device=device) for width in widths]
 
 
 def _to_numpy(value: torch.Tensor | list[torch.Tensor]) -> np.ndarray | list[np.ndarray]:
