@@ -41,7 +41,7 @@ SPEECH = Path(__file__).resolve().parents[2] / "shared" / "data" / "librispeech_
 
 REFERENCE = "wav2vec2-base"
 CHAR_UNITS = 32
-NATIVE_UNITS = 5_000  # word-pieces that occur in some hundred hours of speech; 8x is too coarse for characters
+NATIVE_UNITS = 1_025  # as many word-pieces as Parakeet has; 8x is too coarse for characters
 MINILM = {"hidden_size": 384, "num_hidden_layers": 6, "num_attention_heads": 12, "intermediate_size": 1_536}
 PROMPT_TOKENS = 4  # start, language, task, no timestamps
 TOKENS_PER_S = 3.6  # English sub-words
