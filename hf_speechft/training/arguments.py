@@ -112,6 +112,7 @@ class SpeechTrainingArguments(TrainingArguments):
     early_stopping_patience: int = field(
         default=0, metadata={"help": "Stop after so many evaluations without a better WER; 0 never stops early."}
     )
+    logging_steps: float = field(default=50, metadata={"help": "Updates from one logged training loss to the next."})
     lr_scheduler_type: str = field(default="cosine", metadata={"help": "Schedule of the learning rates."})
     warmup_steps: float = field(default=0.1, metadata={"help": "Warm-up, in steps or as a share of all below 1."})
     eval_strategy: str = field(default="epoch", metadata={"help": "When to evaluate: 'steps' or 'epoch'."})

@@ -175,6 +175,7 @@ def _card_facts(arguments: Arguments, facts: RunFacts, result: ResultFacts) -> C
         learning_rate=training.learning_rate,
         head_learning_rate=training.new_learning_rate,
         augmentation=_augmentation(arguments),
+        more_settings=_more_settings(arguments),
         precision="bfloat16" if training.bf16 else "float32",
         seed=training.seed,
         hardware=describe_hardware(),
@@ -192,6 +193,19 @@ def _augmentation(arguments: Arguments) -> str:
     )
     speeds = ", ".join(f"{factor:g}" for factor in data.speed_factors)
     return masks if data.speed_factors == [1.0] else f"{masks}; speeds {speeds}"
+
+
+def _more_settings(arguments: Arguments) -> dict[str, str]:
+    model, _, training = arguments
+    body = "the checkpoint's own" if model.body_dropout is None else f"{model.body_dropout:g}"
+    return {
+        "warm-up": f"{training.warmup_steps:g} {'of the updates' if training.warmup_steps < 1 else 'updates'}",
+        "weight decay": f"{training.weight_decay:g}",
+        "Adam's betas": f"{training.adam_beta1:g}, {training.adam_beta2:g}",
+        "gradient norm at most": f"{training.max_grad_norm:g}",
+        "dropout, front-end and head": f"{model.dropout:g}",
+        "dropout, body": body,
+    }
 
 
 def command_line() -> str:
