@@ -255,3 +255,20 @@ def test_from_text_pretrained_unknown_option_raises(tmp_path, char_processor, op
     BertModel(bert_config()).save_pretrained(tmp_path)
     with pytest.raises(ValueError, match=message):
         SpeechBertForCTC.from_text_pretrained(str(tmp_path), processor=char_processor, **option)
+
+
+@pytest.mark.parametrize(("config", "model_class"), [(bert_config(), BertModel), (gpt2_config(), GPT2Model)])
+def test_from_text_pretrained_body_dropout_reaches_every_layer(char_processor, tmp_path, config, model_class):
+    model_class(config).save_pretrained(tmp_path / "text")
+    for given, expected in ((None, 0.1), (0.0, 0.0), (0.3, 0.3)):
+        model = SpeechBertForCTC.from_text_pretrained(
+            str(tmp_path / "text"), processor=char_processor, body_dropout=given
+        )
+        probabilities = {
+            module.p for module in model.speechbert.backbone.modules() if isinstance(module, torch.nn.Dropout)
+        }
+        assert probabilities == {expected}
+        model.save_pretrained(tmp_path / "speech")
+        again = SpeechBertConfig.from_pretrained(tmp_path / "speech").backbone_config
+        field = "resid_pdrop" if config.model_type == "gpt2" else "hidden_dropout_prob"
+        assert getattr(again, field) == expected

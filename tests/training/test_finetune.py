@@ -517,3 +517,27 @@ def test_librispeech_recipe_runs_on_a_local_tree(argv, tmp_path, tools, text_che
         rows = read_predictions(tmp_path / f"run{number}")
         assert [row["reference"] for row in rows] == ["abcd abcd", "dcba's ab cd"]
         assert rows[0]["utterance_id"].startswith("61-198-0000")
+
+
+@pytest.mark.parametrize(
+    ("environment", "threads"),
+    [({"OMP_NUM_THREADS": "1"}, 6), ({"OMP_NUM_THREADS": "1", "LOCAL_WORLD_SIZE": "4"}, 1), ({}, None)],
+)
+def test_use_all_cores_shares_them_among_processes(argv, tmp_path, monkeypatch, environment, threads):
+    for name in ("OMP_NUM_THREADS", "LOCAL_WORLD_SIZE"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    asked = []
+    monkeypatch.setattr(torch, "set_num_threads", asked.append)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(6)), raising=False)
+    *_, training = parse_arguments(argv(tmp_path / "run", use_cpu=True))
+    finetune.use_all_cores(training)
+    assert asked == ([] if threads is None else [threads])
+
+
+def test_make_model_takes_the_attention_and_the_dropouts_asked_for(argv, tmp_path):
+    options = {"attn_implementation": "eager", "body_dropout": 0.0, "dropout": 0.0}
+    run = FineTuning(parse_arguments(argv(tmp_path / "run", **options)))
+    assert run.trainer.model.config.backbone_config._attn_implementation == "eager"
+    assert {module.p for module in run.trainer.model.modules() if isinstance(module, torch.nn.Dropout)} == {0.0}

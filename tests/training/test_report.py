@@ -99,6 +99,21 @@ def test_write_report_validation_is_the_best_evaluation(written):
     assert written[0]["validation"] == {"wer": 0.4, "cer": 0.2, "loss": 1.0, "epoch": 2.0}
 
 
+def test_write_report_card_names_every_setting_that_shapes_the_weights(tmp_path):
+    options = {"body_dropout": 0.25, "dropout": 0.05, "warmup_steps": 7, "weight_decay": 0.02, "adam_beta2": 0.97}
+    words = [word for name, value in options.items() for word in (f"--{name}", str(value))]
+    write_report(tmp_path, parse_arguments(["--dataset", "corpus", "--bf16", "false", *words]), make_facts())
+    card = (tmp_path / "README.md").read_text()
+    for row in (
+        "| dropout, body | 0.25 |",
+        "| dropout, front-end and head | 0.05 |",
+        "| warm-up | 7 updates |",
+        "| weight decay | 0.02 |",
+        "| Adam's betas | 0.9, 0.97 |",
+    ):
+        assert row in card
+
+
 def test_write_report_without_evaluations_has_no_validation(tmp_path):
     arguments = parse_arguments(["--dataset", "corpus"])
     for log in ([], LOG[-1:]):

@@ -8,6 +8,7 @@ import pytest
 import torch
 from datasets import concatenate_datasets
 from transformers import EvalPrediction, Trainer, TrainerState
+from transformers.trainer_pt_utils import LengthGroupedSampler
 
 from hf_speechft.data.collate import SpeechCollator
 from hf_speechft.sharing.save import SaveError
@@ -155,6 +156,20 @@ def test_epoch_sampler_puts_clips_of_like_duration_in_a_batch():
     firsts = [batch[0] for batch in batches[1:]]
     assert firsts != sorted(firsts)
     assert firsts != sorted(firsts, reverse=True)
+
+
+@pytest.mark.parametrize("count", [1, 5, 8, 9, 16, 803])
+def test_epoch_sampler_begins_with_the_longest_and_ends_with_the_batch_that_is_not_full(count):
+    durations = torch.rand(count, generator=torch.Generator().manual_seed(0)).tolist()
+    order = list(EpochSampler(8, lengths=durations, find_seed=lambda: 1))
+    assert sorted(order) == list(range(count))
+    assert max(durations) in [durations[index] for index in order[:8]]
+    grouped = list(LengthGroupedSampler(8, lengths=durations, generator=torch.Generator().manual_seed(1)))
+    whole = count - count % 8
+    assert order[whole:] == grouped[whole:]
+    assert {tuple(order[start : start + 8]) for start in range(0, whole, 8)} == {
+        tuple(grouped[start : start + 8]) for start in range(0, whole, 8)
+    }
 
 
 @pytest.fixture
