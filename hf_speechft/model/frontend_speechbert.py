@@ -124,7 +124,7 @@ def build_frontend(config: SpeechBertConfig) -> nn.Module:
 
 @torch.no_grad()
 def match_embedding_scale(frontend: nn.Module, embeddings: torch.Tensor) -> None:
-    """Give the front-end's output the mean and standard deviation that word embeddings had, in each dimension.
+    """Start the front-end's last normalisation with the mean and deviation of the word embeddings in each dimension.
 
     The pre-trained layers behind expect that scale; an output of unit variance is some twenty times too loud for BERT
     and drowns its position embeddings.

@@ -144,7 +144,7 @@ def _card_facts(arguments: Arguments, facts: RunFacts, result: ResultFacts) -> C
     return CardFacts(
         model_name=Path(training.hub_model_id or training.output_dir).name,
         text_checkpoint=MINILM_ON_THE_HUB if packaged else model.model_name_or_path,
-        dataset_name=str(data.dataset),
+        dataset_name=Path(data.dataset).name if Path(data.dataset).exists() else data.dataset,
         repo_id=training.hub_model_id,
         dataset_config=data.dataset_config_name,
         splits=facts.splits,

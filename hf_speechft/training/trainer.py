@@ -140,8 +140,9 @@ class EpochSampler(LengthGroupedSampler):
         self.generator = torch.Generator().manual_seed(self.find_seed())
         rows = list(super().__iter__())
         batches = [rows[start : start + self.batch_size] for start in range(0, len(rows), self.batch_size)]
-        middle = 1 + torch.randperm(max(0, len(rows) // self.batch_size - 1), generator=self.generator)
-        for batch in [0, *middle.tolist(), *range(max(1, len(rows) // self.batch_size), len(batches))]:
+        full = len(rows) // self.batch_size
+        shuffled = 1 + torch.randperm(max(0, full - 1), generator=self.generator)
+        for batch in (0, *shuffled.tolist(), *range(max(1, full), len(batches))):
             yield from batches[batch]
 
 
