@@ -1,7 +1,8 @@
 """How fast sound becomes features, beside torchaudio, librosa and transformers' own extractors.
 
 Claim: on one thread SpeechBertFeatureExtractor is at least as fast as a loop over `torchaudio.compliance.kaldi.fbank`
-and at least four times as fast as librosa's log-mel. Run from the project's root, on a machine that does nothing else:
+and at least four times as fast as librosa's log-mel with its default n_fft. Run from the project's root, on a machine
+that does nothing else:
 
     python -m benchmarks.features
 """
