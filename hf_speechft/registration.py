@@ -1,8 +1,8 @@
-"""Makes the Auto classes of transformers know SpeechBERT, when they are first imported and not before.
+"""Makes the Auto classes and pipelines of transformers know us, when they are first imported and not before.
 
 Registering takes our classes, and these take torch and most of transformers: five seconds that `import hf_speechft`
-should not cost. So each registration waits until transformers imports the module that holds the Auto class. Where
-that has happened already, it is done at once.
+should not cost. So each registration waits until transformers imports the module that it is about. Where that has
+happened already, it is done at once.
 """
 
 import sys
@@ -65,17 +65,31 @@ def _register_processor() -> None:
     SpeechBertProcessor.register_for_auto_class()
 
 
+def _register_pipeline() -> None:
+    from transformers.pipelines import PIPELINE_REGISTRY
+
+    # What belongs to the task besides the class stays: models, default model, type.
+    task = PIPELINE_REGISTRY.supported_tasks["automatic-speech-recognition"]
+    if isinstance(task["impl"], str):  # a name that transformers imports when a pipeline is made
+        task["impl"] = f"{__package__}.decoding.pipeline.CTCPipeline"
+    else:  # older versions of transformers hold the class
+        from .decoding.pipeline import CTCPipeline
+
+        task["impl"] = CTCPipeline
+
+
 REGISTRATIONS: dict[str, Callable[[], None]] = {
     AUTO_MODULES + "configuration_auto": _register_config,
     AUTO_MODULES + "modeling_auto": _register_models,
     AUTO_MODULES + "feature_extraction_auto": _register_feature_extractor,
     AUTO_MODULES + "tokenization_auto": _register_tokenizer,
     AUTO_MODULES + "processing_auto": _register_processor,
+    "transformers.pipelines": _register_pipeline,
 }
 
 
 class _RegisterWhenImported(MetaPathFinder):
-    """Watches imports of transformers' modules and registers as soon as an Auto class's module is complete.
+    """Watches imports of transformers' modules and registers as soon as a module of `REGISTRATIONS` is complete.
 
     Complete means that no import of transformers is under way: in the middle of one, our classes would find modules
     that are only half there.
@@ -105,7 +119,7 @@ class _RegisterWhenImported(MetaPathFinder):
         return spec
 
     def register_what_is_there(self) -> None:
-        """Run the registrations whose Auto class has been imported, unless an import is under way."""
+        """Run the registrations whose module has been imported, unless an import is under way."""
         while self.imports_under_way == 0 and (ready := [name for name in self.waiting if name in sys.modules]):
             self.imports_under_way += 1  # registering imports more of transformers
             try:
@@ -117,7 +131,7 @@ class _RegisterWhenImported(MetaPathFinder):
 
 
 def register_auto_classes() -> None:
-    """Register with the Auto classes that are imported already, and with the others when they will be."""
+    """Register with what transformers has imported already, and with the rest when it will be."""
     finder = _RegisterWhenImported()
     sys.meta_path.insert(0, finder)
     finder.register_what_is_there()

@@ -1,4 +1,4 @@
-"""`import hf_speechft`: cheap, and the Auto classes know SpeechBERT whatever is imported first."""
+"""`import hf_speechft`: cheap, and transformers' Auto classes and pipelines know us whatever is imported first."""
 
 import os
 import subprocess
@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 CHECK_ALL_REGISTERED = """
 from transformers import AutoConfig, AutoModel, AutoModelForCTC, AutoFeatureExtractor, AutoTokenizer, AutoProcessor
-from transformers import BertConfig, CONFIG_MAPPING
+from transformers import BertConfig, CONFIG_MAPPING, pipeline
 import hf_speechft
 assert CONFIG_MAPPING["speechbert"] is hf_speechft.SpeechBertConfig
 config = AutoConfig.for_model("speechbert", backbone_config=BertConfig(
@@ -36,6 +36,9 @@ assert type(AutoTokenizer.from_pretrained(folder)) is hf_speechft.SpeechBertToke
 assert type(AutoProcessor.from_pretrained(folder)) is hf_speechft.SpeechBertProcessor
 for name in ("Config", "Model", "ForCTC", "FeatureExtractor", "Tokenizer", "Processor"):
     assert getattr(hf_speechft, "SpeechBert" + name)._auto_class, name
+recognise = pipeline("automatic-speech-recognition", model=AutoModelForCTC.from_config(config), device="cpu",
+    tokenizer=processor.tokenizer, feature_extractor=processor.feature_extractor)
+assert type(recognise).__module__ == "hf_speechft.decoding.pipeline"
 assert not [finder for finder in sys.meta_path if type(finder).__name__ == "_RegisterWhenImported"]
 """
 
@@ -64,12 +67,13 @@ assert not heavy, f"import hf_speechft imports {heavy}"
     "first_lines",
     [
         "import hf_speechft",
+        "from transformers import pipeline\nimport hf_speechft",
         "from transformers import AutoModelForCTC\nimport hf_speechft",
         "import transformers.models.bert.modeling_bert\nfrom hf_speechft.model.frontend_speechbert import FRONTENDS",
     ],
-    ids=["package", "auto-class", "own-module"],
+    ids=["package", "pipeline", "auto-class", "own-module"],
 )
-def test_auto_classes_know_speechbert_in_any_order(tmp_path, first_lines):
+def test_auto_classes_and_pipelines_know_us_in_any_order(tmp_path, first_lines):
     run_python(first_lines + CHECK_ALL_REGISTERED, tmp_path)
 
 
@@ -100,3 +104,27 @@ def test_mappings_of_the_pipelines_hold_the_models():
 
     assert MODEL_FOR_CTC_MAPPING[hf_speechft.SpeechBertConfig] is hf_speechft.SpeechBertForCTC
     assert transformers.AutoModel._model_mapping[hf_speechft.SpeechBertConfig] is hf_speechft.SpeechBertModel
+
+
+def test_pipeline_of_speech_recognition_keeps_its_models_and_default():
+    from transformers.pipelines import PIPELINE_REGISTRY
+
+    _, task, _ = PIPELINE_REGISTRY.check_task("automatic-speech-recognition")
+    assert transformers.AutoModelForCTC in task["pt"]
+    assert transformers.AutoModelForSpeechSeq2Seq in task["pt"]
+    assert task["default"]["model"][0] == "facebook/wav2vec2-base-960h"
+    assert task["type"] == "multimodal"
+
+
+@pytest.mark.parametrize("is_class", [False, True], ids=["name", "class"])
+def test_register_pipeline_names_the_class_where_transformers_does(monkeypatch, is_class):
+    from transformers.pipelines import PIPELINE_REGISTRY
+
+    from hf_speechft.decoding.pipeline import CTCPipeline
+
+    task = PIPELINE_REGISTRY.supported_tasks["automatic-speech-recognition"]
+    monkeypatch.setitem(
+        task, "impl", transformers.AutomaticSpeechRecognitionPipeline if is_class else "a.module.Class"
+    )
+    REGISTRATIONS["transformers.pipelines"]()
+    assert task["impl"] == (CTCPipeline if is_class else "hf_speechft.decoding.pipeline.CTCPipeline")

@@ -5,6 +5,8 @@ from typing import Annotated
 import typer
 
 from hf_speechft import __version__
+from hf_speechft.apps import lm
+from hf_speechft.apps.align import align
 from hf_speechft.apps.transcribe import transcribe
 
 app = typer.Typer(
@@ -17,6 +19,8 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command()(transcribe)
+app.command()(align)
+app.add_typer(lm.app, name="lm")
 
 
 def _show_version(is_asked: bool) -> None:

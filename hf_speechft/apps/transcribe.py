@@ -1,30 +1,26 @@
-"""`hf-speechft transcribe`: audio files of any format and length to text on stdout, one line a problem on stderr."""
+"""`hf-speechft transcribe`: audio files of any format and length to text, JSON or subtitles, one line a problem."""
 
 import json
 import sys
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from hf_speechft.apps.files import Format, output_paths, read_text, write_text
+from hf_speechft.apps.models import load_decoder, load_model
+
 if TYPE_CHECKING:
     import numpy as np
-    import torch
 
-    from hf_speechft.decoding import Transcript
+    from hf_speechft.decoding import CTCDecoder, TimedWord, Transcript
     from hf_speechft.model.modeling_speechbert import SpeechBertForCTC
     from hf_speechft.model.processing_speechbert import SpeechBertProcessor
 
-DEFAULT_MODEL = Path("runs/demo")  # where the default recipe writes
-HOW_TO_TRAIN = "train one with `accelerate launch run_finetune.py`, or name a model with --model DIR_OR_ID"
 BLOCK_S = 10.0  # audio between two moves of the progress bar
 BAR_FROM_S = 60.0  # shorter recordings are done before a bar would be read
-
-
-class ModelError(ValueError):
-    """A model that cannot be loaded: missing, incomplete, or no SpeechBERT."""
+GRAMMAR_SUFFIXES = {".jsgf", ".gram"}
 
 
 def transcribe(
@@ -33,9 +29,36 @@ def transcribe(
         str | None,
         typer.Option(metavar="DIR_OR_ID", help="Folder or Hub id of a SpeechBERT model. Default: runs/demo."),
     ] = None,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print one JSON object a file: file, text, words with times, duration_s.")
-    ] = False,
+    beams: Annotated[
+        int | None,
+        typer.Option(min=1, help="Width of the beam; 1 is greedy. Default: as saved beside the model, else greedy."),
+    ] = None,
+    hotword: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="TEXT[:WEIGHT]", help="A word or phrase to listen for; repeat for more. Weight: 5 if not given."
+        ),
+    ] = None,
+    phrases: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE",
+            help="The only sentences that may come out: a text file, one a line, or a grammar, .jsgf or .gram. "
+            "For recordings of one utterance, 30 s at most.",
+        ),
+    ] = None,
+    output_format: Annotated[
+        Format,
+        typer.Option(
+            "--format",
+            help="json: one object a file with file, text, words with times, duration_s. srt, vtt: subtitles.",
+        ),
+    ] = Format.TEXT,
+    as_json: Annotated[bool, typer.Option("--json", help="Short for --format json.")] = False,
+    output_dir: Annotated[
+        str | None,
+        typer.Option(metavar="DIR", help="Write a file for each recording, named after it, instead of printing."),
+    ] = None,
     device: Annotated[
         str | None, typer.Option(help="cpu, cuda, cuda:1, mps… Default: an accelerator if there is one.")
     ] = None,
@@ -50,131 +73,70 @@ def transcribe(
     """Transcribe audio files of any length.
 
     One file gives its text; several give a line `file: text` each. A file that cannot be read is named on stderr, the
-    others are transcribed, and the exit code is 1.
+    others are transcribed, and the exit code is 1. With --phrases, JSON has a `rejection_score`: near 0 for what is
+    one of the phrases, large for anything else, null where the recording is too short for any.
     """
+    output_format = _choose_format(output_format, as_json)
+    if output_format in (Format.SRT, Format.VTT) and len(files) > 1 and output_dir is None:
+        raise typer.BadParameter(f"--format {output_format} of several files needs --output-dir DIR to write them to")
     try:
+        targets = [None] * len(files) if output_dir is None else output_paths(files, output_dir, output_format)
+        hotwords = _read_hotwords(hotword or [])
+        sentences = None if phrases is None else _read_phrases(phrases)
         loaded = load_model(model, device)
+        decoder = load_decoder(*loaded, beams=beams, hotwords=hotwords, phrases=sentences)
         _check_chunk(*loaded, chunk_s)
     except ValueError as error:
         _complain(error)
         raise typer.Exit(1) from None
     failures = 0
-    for file in files:
+    for file, target in zip(files, targets, strict=True):
         try:
-            transcript = _transcribe_file(file, *loaded, chunk_s, batch_size)
+            transcript = _transcribe_file(file, *loaded, decoder, chunk_s, batch_size)
+            separator = " " if decoder is None else decoder.units.separator
+            result = _render(file, transcript, output_format, separator)
+            if target is not None:
+                write_text(target, result)
+                continue
         except (ValueError, OSError) as error:
             failures += 1
             _complain(str(error) if file in str(error) else f"{file}: {error}")
             continue
-        typer.echo(_json_line(file, transcript) if as_json else _text_line(file, transcript, len(files) > 1))
+        is_named = output_format is Format.TEXT and len(files) > 1
+        typer.echo(f"{file}: {result}" if is_named else result, nl=False)
     if failures:
         raise typer.Exit(1)
 
 
-def load_model(
-    name_or_path: str | None = None, device: str | None = None
-) -> "tuple[SpeechBertForCTC, SpeechBertProcessor]":
-    """Load a SpeechBERT model and its processor with hf_speechft's own classes; no code of a repository is run.
+def _choose_format(output_format: Format, as_json: bool) -> Format:
+    if as_json and output_format not in (Format.TEXT, Format.JSON):
+        raise typer.BadParameter(f"--json and --format {output_format} exclude each other; give one of them")
+    return Format.JSON if as_json else output_format
 
-    Args:
-        name_or_path: Folder or Hub id; `None` for the folder that the default recipe writes to.
-        device: Where to compute; `None` for an accelerator if there is one.
 
-    Returns:
-        The model in evaluation mode, and the processor.
+def _read_hotwords(options: Sequence[str]) -> dict[str, float]:
+    """Split each `TEXT:WEIGHT`; without a number behind the last colon all of it is text."""
+    from hf_speechft.decoding.knowledge import HOTWORD_WEIGHT
 
-    Raises:
-        ModelError: Nothing is there, it is no SpeechBERT model, parts are missing, or the device is not usable.
-    """
-    name = _resolve_model(name_or_path)
-    with _quiet_transformers():
-        from hf_speechft.model.modeling_speechbert import SpeechBertForCTC
-        from hf_speechft.model.processing_speechbert import SpeechBertProcessor
-
-        _check_model_type(name)
-        target = _pick_device(device)
+    hotwords = {}
+    for option in options:
+        text, colon, weight = option.rpartition(":")
         try:
-            model, report = SpeechBertForCTC.from_pretrained(name, output_loading_info=True)
-            processor = SpeechBertProcessor.from_pretrained(name, trust_remote_code=False)
-        except Exception as error:  # safetensors, tokenizers and JSON each raise their own kinds
-            raise ModelError(f"{name} cannot be loaded, it is incomplete or damaged: {_first_line(error)}") from error
-        missing = sorted(report["missing_keys"]) + sorted(map(str, report["mismatched_keys"]))
-        if missing:
-            raise ModelError(f"{name} lacks {len(missing)} weights of its model, such as {missing[0]}; save it again")
-        try:
-            return model.to(target), processor
-        except (RuntimeError, AssertionError) as error:  # torch asserts that it was built with CUDA
-            raise ModelError(f"device {target} is not usable here: {_first_line(error)}") from error
+            hotwords[text if colon else option] = float(weight) if colon else HOTWORD_WEIGHT
+        except ValueError:
+            hotwords[option] = HOTWORD_WEIGHT
+    return hotwords
 
 
-def _resolve_model(name_or_path: str | None) -> str:
-    if name_or_path is None:
-        if not (DEFAULT_MODEL / "config.json").is_file():
-            raise ModelError(f"there is no model in {DEFAULT_MODEL} yet; {HOW_TO_TRAIN}")
-        return str(DEFAULT_MODEL)
-    folder = Path(name_or_path).expanduser()
-    if folder.is_dir():
-        if not (folder / "config.json").is_file():
-            raise ModelError(f"{name_or_path} is a folder without a model (no config.json in it); {HOW_TO_TRAIN}")
-        return str(folder)
-    if folder.exists():
-        raise ModelError(f"{name_or_path} is a file; --model takes a model's folder or its id on the Hub")
-    if folder.is_absolute() or name_or_path.startswith(("./", "../", "~")) or name_or_path.count("/") > 1:
-        raise ModelError(f"{name_or_path} does not exist; {HOW_TO_TRAIN}")
-    return name_or_path
-
-
-def _check_model_type(name: str) -> None:
-    """Read config.json before anything else, because only it tells whose weights these are."""
-    from transformers import PreTrainedConfig
-
-    try:
-        config, _ = PreTrainedConfig.get_config_dict(name)
-    except (OSError, ValueError) as error:
-        if Path(name).is_dir():
-            raise ModelError(f"{name}/config.json cannot be read: {_first_line(error)}") from error
-        raise ModelError(
-            f"{name} is neither a folder nor a model that the Hub gives out; check the name, the network and, for a "
-            f"private model, `hf auth login` ({_first_line(error)})"
-        ) from error
-    model_type = config.get("model_type", "unknown")
-    if model_type != "speechbert":
-        raise ModelError(f"{name} is a model of type {model_type}, not a SpeechBERT model; {HOW_TO_TRAIN}")
-
-
-def _pick_device(device: str | None) -> "torch.device":
-    import torch
-
-    if device is None:
-        accelerator = torch.accelerator.current_accelerator(check_available=True)
-        return torch.device("cpu") if accelerator is None else accelerator
-    try:
-        return torch.device(device)
-    except RuntimeError as error:
-        raise ModelError(f"device {device!r} is unknown; use cpu, cuda, cuda:1 or mps") from error
-
-
-@contextmanager
-def _quiet_transformers() -> Iterator[None]:
-    """Keep the loading bar and advice for developers off the terminal; bars of downloads stay where there is one."""
-    from huggingface_hub.utils import enable_progress_bars
-    from huggingface_hub.utils import logging as hub_logging
-    from transformers.utils import logging
-
-    verbosity, hub_verbosity = logging.get_verbosity(), hub_logging.get_verbosity()
-    has_bar = logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    hub_logging.set_verbosity_error()  # it reports each of its attempts to reach the Hub
-    logging.disable_progress_bar()
-    if sys.stderr.isatty():
-        enable_progress_bars()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(verbosity)
-        hub_logging.set_verbosity(hub_verbosity)
-        if has_bar:
-            logging.enable_progress_bar()
+def _read_phrases(file: str) -> list[str] | str:
+    """Read the text of a grammar, or the lines of any other file."""
+    text = read_text(file)
+    if Path(file).suffix.lower() in GRAMMAR_SUFFIXES:
+        return text
+    sentences = [line.strip() for line in text.splitlines() if line.strip()]
+    if not sentences:
+        raise ValueError(f"{file} has no sentences; write one a line")
+    return sentences
 
 
 def _check_chunk(model: "SpeechBertForCTC", processor: "SpeechBertProcessor", chunk_s: float | None) -> None:
@@ -185,14 +147,19 @@ def _check_chunk(model: "SpeechBertForCTC", processor: "SpeechBertProcessor", ch
 
 
 def _transcribe_file(
-    file: str, model: "SpeechBertForCTC", processor: "SpeechBertProcessor", chunk_s: float | None, batch_size: int
+    file: str,
+    model: "SpeechBertForCTC",
+    processor: "SpeechBertProcessor",
+    decoder: "CTCDecoder | None",
+    chunk_s: float | None,
+    batch_size: int,
 ) -> "Transcript":
     from hf_speechft.data.audio import stream_audio
     from hf_speechft.decoding import transcribe as transcribe_blocks
 
     rate_hz = processor.feature_extractor.sampling_rate
     blocks = _with_progress(stream_audio(file, rate_hz, BLOCK_S), file, rate_hz)
-    return transcribe_blocks(blocks, model, processor, chunk_s=chunk_s, batch_size=batch_size)
+    return transcribe_blocks(blocks, model, processor, decoder=decoder, chunk_s=chunk_s, batch_size=batch_size)
 
 
 def _with_progress(blocks: "Iterable[np.ndarray]", file: str, rate_hz: int) -> "Iterator[np.ndarray]":
@@ -211,22 +178,35 @@ def _with_progress(blocks: "Iterable[np.ndarray]", file: str, rate_hz: int) -> "
             bar.update(min(len(block) / rate_hz, duration_s - bar.n))
 
 
-def _text_line(file: str, transcript: "Transcript", is_one_of_several: bool) -> str:
-    return f"{file}: {transcript.text}" if is_one_of_several else transcript.text
+def _render(file: str, transcript: "Transcript", output_format: Format, separator: str) -> str:
+    """Write a transcript in a format; `separator` stands between two words."""
+    if output_format is Format.TEXT:
+        return transcript.text + "\n"
+    if output_format is Format.JSON:
+        return _json_line(file, transcript)
+    from hf_speechft.decoding.subtitles import make_cues, to_srt, to_vtt
+
+    cues = make_cues(transcript.words, separator=separator)
+    return to_srt(cues) if output_format is Format.SRT else to_vtt(cues)
 
 
 def _json_line(file: str, transcript: "Transcript") -> str:
-    words = [
-        {"text": word.text, "start_s": round(word.start_s, 3), "end_s": round(word.end_s, 3)}
-        for word in transcript.words
-    ]
-    line = {"file": file, "text": transcript.text, "words": words, "duration_s": round(transcript.duration_s, 3)}
-    return json.dumps(line, ensure_ascii=False)
+    line = {
+        "file": file,
+        "text": transcript.text,
+        "words": [_word_fields(word) for word in transcript.words],
+        "duration_s": round(transcript.duration_s, 3),
+    }
+    if transcript.rejection_score is not None:
+        is_finite = transcript.rejection_score < float("inf")
+        line["rejection_score"] = round(transcript.rejection_score, 3) if is_finite else None
+    return json.dumps(line, ensure_ascii=False) + "\n"
+
+
+def _word_fields(word: "TimedWord") -> dict:
+    fields = {"text": word.text, "start_s": round(word.start_s, 3), "end_s": round(word.end_s, 3)}
+    return fields if word.confidence is None else {**fields, "confidence": round(word.confidence, 4)}
 
 
 def _complain(message: object) -> None:
     typer.echo(f"hf-speechft: {message}", err=True)
-
-
-def _first_line(error: BaseException) -> str:
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

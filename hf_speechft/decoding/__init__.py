@@ -1,5 +1,7 @@
-"""Step 3, logits become text: recordings of any length, words with times."""
+"""Step 3, logits become text: beam search with language models, hot words and phrases, times, long recordings."""
 
-from .longform import Transcript, Word, transcribe
+from .decoder import CTCDecoder, Hypothesis, Word
+from .longform import TimedWord, Transcript, transcribe
+from .ngram import NGramLM
 
-__all__ = ["Transcript", "Word", "transcribe"]
+__all__ = ["CTCDecoder", "Hypothesis", "NGramLM", "TimedWord", "Transcript", "Word", "transcribe"]

@@ -1,6 +1,7 @@
 """Recordings of any length to text: overlapping chunks, joined where neighbours agree.
 
     blocks of samples -> chunks (chunk_samples,) -> best unit of each step -> joined units -> words with times
+                                                 or log-probabilities -> joined steps -> beam search
 
 Chunks begin on whole steps, so that a chunk's steps are steps of the recording. Two neighbours share a third of a
 chunk; the seam lies near the middle of it, where both have seen a sixth of a chunk beyond, and at a step where both
@@ -8,14 +9,15 @@ found the same units. CTC's collapse of repeats comes after joining, so a unit t
 """
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
 
 from hf_speechft.model.frontend_speechbert import output_lengths
+from hf_speechft.model.modeling_speechbert import best_path
 from hf_speechft.model.tokenization_speechbert import WORD_START
 
 if TYPE_CHECKING:
@@ -23,29 +25,41 @@ if TYPE_CHECKING:
     from hf_speechft.model.processing_speechbert import SpeechBertProcessor
     from hf_speechft.model.tokenization_speechbert import SpeechBertTokenizer
 
-__all__ = ["ChunkPlan", "Transcript", "Word", "cut_chunks", "join_ids", "plan_chunks", "transcribe"]
+    from .decoder import CTCDecoder, Hypothesis
+
+__all__ = ["Chunk", "ChunkPlan", "TimedWord", "Transcript", "cut_chunks", "join_chunks", "plan_chunks", "transcribe"]
 
 DEFAULT_CHUNK_S = 20.0
 MARGINS_PER_CHUNK = 6  # as stride_length_s of transformers' pipeline
 SEAM_REACH_STEPS = 2  # steps on either side of a seam on which both chunks should agree
+PASSAGE_S = 30.0  # what a beam search takes at once, at most
 
 
 @dataclass(frozen=True)
-class Word:
-    """A word and when it was spoken, in seconds from the recording's start."""
+class TimedWord:
+    """A word, when it was spoken, in seconds from the recording's start, and how sure it is, if that is known."""
 
     text: str
     start_s: float
     end_s: float
+    confidence: float | None = None
 
 
 @dataclass(frozen=True)
 class Transcript:
-    """What was said in a recording: its text, the text's words, and how long the recording lasts."""
+    """What was said in a recording.
+
+    Attributes:
+        text: The words, joined as the vocabulary joins them.
+        words: When each was spoken.
+        duration_s: How long the recording lasts.
+        rejection_score: See `hf_speechft.decoding.Hypothesis`; `None` unless the decoder has phrases.
+    """
 
     text: str
-    words: list[Word]
+    words: list[TimedWord]
     duration_s: float
+    rejection_score: float | None = None
 
 
 @dataclass(frozen=True)
@@ -73,26 +87,44 @@ class ChunkPlan:
         return (self.chunk_steps - 2 * self.margin_steps) * self.step_samples
 
 
+class Chunk(NamedTuple):
+    """What was recognised in a chunk.
+
+    Attributes:
+        start: Step of the recording at which it starts.
+        ids: Best unit of each step; where two chunks find the same is the best place to join them.
+        steps: What is joined, of the same length: the ids, or log-probabilities `(steps, vocab)`.
+    """
+
+    start: int
+    ids: Sequence[int]
+    steps: Sequence[int] | np.ndarray
+
+
 @torch.inference_mode()
 def transcribe(
     blocks: Iterable[np.ndarray],
     model: "SpeechBertForCTC",
     processor: "SpeechBertProcessor",
     *,
+    decoder: "CTCDecoder | None" = None,
     chunk_s: float | None = None,
     batch_size: int = 4,
 ) -> Transcript:
     """Transcribe a recording of any length; memory depends on the chunks, not on the recording.
 
-    A recording of one chunk gives exactly what `processor.batch_decode(model.generate(...))` gives. Longer ones
-    differ from one long utterance in what a step can see: features are normalised over a chunk (an utterance's mean
-    and variance are the chunk's), and attention ends where the chunk does.
+    A recording of one chunk gives exactly what `processor.batch_decode(model.generate(...))`, or the decoder, gives.
+    Longer ones differ from one long utterance in what a step can see: features are normalised over a chunk (an
+    utterance's mean and variance are the chunk's), and attention ends where the chunk does. A decoder searches at most
+    30 s at once: what is longer is cut in pauses, and no hot word or n-gram reaches across a cut.
 
     Args:
         blocks: The recording in pieces of any length, as `hf_speechft.data.stream_audio` yields them: float32
             `(samples,)` at the processor's sampling rate.
         model: In evaluation mode; its device is used.
         processor: The one that was saved with the model.
+        decoder: A beam search for the processor's units; without one the best unit of each step is taken. With
+            phrases it takes the recording as one sentence.
         chunk_s: Length of a chunk. Default: 20 s, or what the text checkpoint has positions for if that is less.
         batch_size: Chunks that go through the model at once.
 
@@ -100,8 +132,8 @@ def transcribe(
         Text, words with times, and duration.
 
     Raises:
-        ValueError: The recording is shorter than a frame, the chunk does not fit the model, or the model is in
-            training mode.
+        ValueError: The recording is shorter than a frame, or longer than 30 s where the decoder has phrases; the chunk
+            does not fit the model, or the model is in training mode.
     """
     if model.training:
         raise ValueError("the model is in training mode, which masks and drops inputs; call model.eval() first")
@@ -117,12 +149,21 @@ def transcribe(
             yield block
 
     sampling_rate_hz = processor.feature_extractor.sampling_rate
-    chunk_ids = _recognise(cut_chunks(counted(), plan), model, processor, batch_size)
-    words = list(_words(join_ids(chunk_ids), processor.tokenizer, plan.step_samples / sampling_rate_hz))
+    step_s = plan.step_samples / sampling_rate_hz
+    chunks = _recognise(cut_chunks(counted(), plan), model, processor, batch_size, with_log_probs=decoder is not None)
+    rejection_score = None
+    if decoder is None:
+        words = list(_words(join_chunks(chunks), processor.tokenizer, step_s))
+    else:
+        words = []
+        for first_step, hypothesis in _search(join_chunks(chunks), decoder, round(PASSAGE_S / step_s)):
+            words += _timed_words(hypothesis, first_step, step_s)
+            rejection_score = hypothesis.rejection_score  # with phrases there is one passage
     duration_s = total_samples / sampling_rate_hz
     if words and words[-1].end_s > duration_s:  # the last step may reach beyond the last sample
-        words[-1] = Word(words[-1].text, words[-1].start_s, duration_s)
-    return Transcript(" ".join(word.text for word in words), words, duration_s)
+        words[-1] = replace(words[-1], end_s=duration_s)
+    separator = " " if decoder is None else decoder.units.separator
+    return Transcript(separator.join(word.text for word in words), words, duration_s, rejection_score)
 
 
 def plan_chunks(
@@ -198,21 +239,25 @@ def cut_chunks(blocks: Iterable[np.ndarray], plan: ChunkPlan) -> Iterator[tuple[
     yield start_step, kept[start_step * plan.step_samples - kept_start :]
 
 
-def join_ids(chunks: Iterable[tuple[int, Sequence[int]]]) -> Iterator[Sequence[int]]:
-    """Join the units of overlapping chunks.
+def join_chunks(chunks: Iterable[Chunk]) -> Iterator[Sequence[int] | np.ndarray]:
+    """Join what was recognised in overlapping chunks.
 
     Args:
-        chunks: Start step and best unit of each step, of chunk after chunk.
+        chunks: Chunk after chunk.
 
     Yields:
-        Pieces which in a row hold one unit for each step of the recording.
+        Pieces of their `steps`, which in a row hold each step of the recording once.
     """
-    held, held_start = [], 0
-    for start, ids in chunks:
-        seam = _seam(held, held_start, ids, start)
-        yield held[: seam - held_start]
-        held, held_start = ids[seam - start :], seam
-    yield held
+    held = None
+    for chunk in chunks:
+        if held is None:
+            held = chunk
+            continue
+        seam = _seam(held.ids, held.start, chunk.ids, chunk.start)
+        yield held.steps[: seam - held.start]
+        held = Chunk(seam, chunk.ids[seam - chunk.start :], chunk.steps[seam - chunk.start :])
+    if held is not None:
+        yield held.steps
 
 
 def _seam(left: Sequence[int], left_start: int, right: Sequence[int], right_start: int) -> int:
@@ -236,8 +281,9 @@ def _recognise(
     model: "SpeechBertForCTC",
     processor: "SpeechBertProcessor",
     batch_size: int,
-) -> Iterator[tuple[int, list[int]]]:
-    """Yield the start step and the best unit of each step, `(steps,)`, of each chunk."""
+    with_log_probs: bool,
+) -> Iterator[Chunk]:
+    """Run the model over the chunks, several at once."""
     extractor = processor.feature_extractor
     while batch := list(islice(chunks, batch_size)):
         starts, waveforms = zip(*batch, strict=True)
@@ -247,13 +293,56 @@ def _recognise(
                 f"features needs {extractor.frame_length_ms:g} ms"
             )
         inputs = processor(audio=list(waveforms), sampling_rate=extractor.sampling_rate, device=model.device)
-        ids = model.generate(inputs["input_features"], inputs["attention_mask"])  # (batch, steps)
-        step_lengths = output_lengths(inputs["attention_mask"].sum(dim=-1), model.config.subsampling)
-        for start, row, steps in zip(starts, ids.tolist(), step_lengths.tolist(), strict=True):
-            yield start, row[:steps]
+        logits = model(inputs["input_features"], inputs["attention_mask"]).logits  # (batch, steps, vocab)
+        step_lengths = model.step_lengths(inputs["input_features"], inputs["attention_mask"])
+        ids = best_path(logits, step_lengths, model.config.pad_token_id)  # (batch, steps)
+        log_probs = logits.float().log_softmax(dim=-1).cpu().numpy() if with_log_probs else None
+        for place, (start, row, steps) in enumerate(zip(starts, ids.tolist(), step_lengths.tolist(), strict=True)):
+            yield Chunk(start, row[:steps], row[:steps] if log_probs is None else log_probs[place, :steps])
 
 
-def _words(pieces: Iterable[Sequence[int]], tokenizer: "SpeechBertTokenizer", step_s: float) -> Iterator[Word]:
+def _search(pieces: Iterable[np.ndarray], decoder: "CTCDecoder", longest: int) -> "Iterator[tuple[int, Hypothesis]]":
+    """Search passage by passage, each of at most `longest` steps, as pieces come; yield first step and best."""
+    waiting, first_step = [], 0
+    for piece in pieces:
+        waiting.append(piece)
+        while sum(map(len, waiting)) > longest:
+            if decoder.phrases is not None:
+                raise ValueError(
+                    f"the recording is longer than {PASSAGE_S:g} s, and with phrases all of it has to be one of them; "
+                    "cut it into a recording for each utterance, or leave the phrases out"
+                )
+            log_probs = np.concatenate(waiting)
+            cut = _pause(log_probs[: longest + 1, decoder.blank_id])
+            yield first_step, decoder.decode(log_probs[None, :cut])[0][0]
+            waiting, first_step = [log_probs[cut:]], first_step + cut
+    if waiting:
+        yield first_step, decoder.decode(np.concatenate(waiting)[None])[0][0]
+
+
+def _timed_words(hypothesis: "Hypothesis", first_step: int, step_s: float) -> Iterator[TimedWord]:
+    """Words of a passage that begins at `first_step`, in seconds."""
+    for word in hypothesis.words:
+        start_s, end_s = ((first_step + step) * step_s for step in (word.start_step, word.end_step))
+        yield TimedWord(word.text, start_s, end_s, word.confidence)
+
+
+def _pause(blank_log_probs: np.ndarray) -> int:
+    """Middle of the longest pause in the second half of a passage: of the most steps in which blank is likely.
+
+    Where there is none, the step at which blank is likeliest.
+    """
+    half = len(blank_log_probs) // 2
+    is_pause = blank_log_probs[half:] > np.log(0.5)
+    edges = np.flatnonzero(np.diff(np.concatenate([[False], is_pause, [False]])))
+    if len(edges) == 0:
+        return half + int(blank_log_probs[half:].argmax())
+    starts, ends = edges[::2], edges[1::2]
+    longest = int((ends - starts).argmax())
+    return half + int(starts[longest] + ends[longest]) // 2
+
+
+def _words(pieces: Iterable[Sequence[int]], tokenizer: "SpeechBertTokenizer", step_s: float) -> Iterator[TimedWord]:
     """Decode word by word as pieces come, so that only words are kept of a long recording."""
     word_starts = {unit_id for unit, unit_id in tokenizer.get_vocab().items() if unit.startswith(WORD_START)}
     waiting, first_step = [], 0
@@ -275,8 +364,8 @@ def _last_word_start(ids: Sequence[int], word_starts: set[int]) -> int:
 
 def _decode_words(
     ids: Sequence[int], tokenizer: "SpeechBertTokenizer", first_step: int, step_s: float
-) -> Iterator[Word]:
+) -> Iterator[TimedWord]:
     decoded = tokenizer.decode(ids, skip_special_tokens=True, output_word_offsets=True)
     for offset in decoded.word_offsets:
         start_s, end_s = ((first_step + offset[name]) * step_s for name in ("start_offset", "end_offset"))
-        yield Word(offset["word"], start_s, end_s)
+        yield TimedWord(offset["word"], start_s, end_s)

@@ -5,6 +5,7 @@ import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 
+import torch
 from transformers import BatchFeature, ProcessorMixin
 from transformers.processing_utils import ProcessingKwargs, Unpack
 
@@ -125,9 +126,26 @@ class SpeechBertProcessor(ProcessorMixin):
         """Text of one id sequence; see `SpeechBertTokenizer.decode`."""
         return self.tokenizer.decode(*args, **kwargs)
 
-    def batch_decode(self, *args: object, **kwargs: object) -> object:
-        """Texts of several id sequences; see `SpeechBertTokenizer.decode`."""
-        return self.tokenizer.batch_decode(*args, **kwargs)
+    def batch_decode(
+        self, sequences: object, *args: object, decoder: object = None, lengths: object = None, **kwargs: object
+    ) -> object:
+        """Texts of several id sequences; or, with a decoder, of logits.
+
+        Args:
+            sequences: Ids `(batch, steps)`; with a decoder logits `(batch, steps, vocab)`, tensor or array.
+            *args: Arguments of `SpeechBertTokenizer.batch_decode`.
+            decoder: A `hf_speechft.decoding.CTCDecoder`, or an object whose `decode(log_probs, lengths)` returns a
+                list of hypotheses with a `text` for each utterance, best first.
+            lengths: With a decoder, steps of each utterance `(batch,)`; by default all.
+            **kwargs: Arguments of `SpeechBertTokenizer.batch_decode`.
+
+        Returns:
+            With a decoder the best text of each utterance, else what `SpeechBertTokenizer.batch_decode` gives.
+        """
+        if decoder is None:
+            return self.tokenizer.batch_decode(sequences, *args, **kwargs)
+        log_probs = torch.as_tensor(sequences).float().log_softmax(dim=-1)
+        return [hypotheses[0].text for hypotheses in decoder.decode(log_probs, lengths)]
 
     @property
     def model_input_names(self) -> list[str]:

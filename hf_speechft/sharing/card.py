@@ -39,7 +39,10 @@ class SplitFacts:
 
 @dataclass(frozen=True)
 class ResultFacts:
-    """Errors on one split. Intervals are (low, high) fractions, as `bootstrap_interval` returns them."""
+    """Errors on one split. Intervals are (low, high) fractions, as `bootstrap_interval` returns them.
+
+    Where a split was decoded in several ways, `decoding` tells its results apart.
+    """
 
     split: str
     utterances: int
@@ -47,6 +50,7 @@ class ResultFacts:
     characters: "ErrorCounts"
     wer_interval: tuple[float, float] | None = None
     cer_interval: tuple[float, float] | None = None
+    decoding: str | None = None
 
 
 @dataclass(frozen=True)
@@ -133,7 +137,7 @@ def render_card(facts: CardFacts) -> str:
         model_address=facts.repo_id or "path/to/this/folder",
         dataset=_dataset_link(facts),
         splits=[_split_row(split) for split in facts.splits],
-        results=[row for result in facts.results for row in _result_rows(result)],
+        results=[row for result in facts.results for row in _result_rows(result, facts.decoding)],
         confidence=f"{100 * facts.confidence:g} %",
         decoding=_or_not_recorded(facts.decoding),
         text_normalizer=_or_not_recorded(facts.text_normalizer),
@@ -160,8 +164,12 @@ def looks_like_hub_id(name: str) -> bool:
 
 
 def _metadata(facts: CardFacts) -> ModelCardData:
-    """Build the YAML block that the Hub reads; the library leaves out what is None."""
-    eval_results = [entry for result in facts.results for entry in _eval_results(facts, result)]
+    """Build the YAML block that the Hub reads; the library leaves out what is None.
+
+    Its results are those of `facts.decoding`, which transformers' own pipeline gives.
+    """
+    usual = [result for result in facts.results if result.decoding in (None, facts.decoding)]
+    eval_results = [entry for result in usual for entry in _eval_results(facts, result)]
     return ModelCardData(
         language=facts.language,
         license=facts.license,
@@ -198,11 +206,12 @@ def _eval_results(facts: CardFacts, result: ResultFacts) -> list[EvalResult]:
     ]
 
 
-def _result_rows(result: ResultFacts) -> list[dict[str, str | int]]:
-    """Give the table rows of one split: its WER and its CER."""
+def _result_rows(result: ResultFacts, usual_decoding: str | None) -> list[dict[str, str | int]]:
+    """Give the table rows of one split, decoded in one way: its WER and its CER."""
     return [
         {
             "split": _in_cell(result.split),
+            "decoding": _in_cell(_or_not_recorded(result.decoding or usual_decoding)),
             "measure": measure,
             "rate": _percent(counts.rate),
             "interval": f"{_percent(interval[0])} to {_percent(interval[1])}" if interval else NOT_RECORDED,

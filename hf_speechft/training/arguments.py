@@ -57,6 +57,13 @@ class ModelArguments:
     mask_time_length: int = field(default=20, metadata={"help": "SpecAugment: frames in a time mask."})
     mask_feature_prob: float = field(default=0.2, metadata={"help": "SpecAugment: share of mel bins under masks."})
     mask_feature_length: int = field(default=10, metadata={"help": "SpecAugment: mel bins in a mask."})
+    rescoring_model: str | None = field(
+        default=None,
+        metadata={
+            "help": "Language model that rescores the test split's n-best lists: a Hub id, a folder, or 'none'; by "
+            "default the text checkpoint itself, where it has a language-model head."
+        },
+    )
 
 
 @dataclass
@@ -85,6 +92,13 @@ class DataArguments:
     speed_factors: list[float] = field(
         default_factory=lambda: [1.0],
         metadata={"help": "The training split is used once at each of these speeds, such as 0.9 1.0 1.1."},
+    )
+    lm_text: str | None = field(
+        default=None,
+        metadata={
+            "help": "Text for the final n-gram model: a file with a sentence a line, normalised as the "
+            "transcripts are; by default the training transcripts."
+        },
     )
     cache_dir: str | None = field(default=None, metadata={"help": "Where downloads and the demo corpus are kept."})
 
@@ -130,6 +144,11 @@ class SpeechTrainingArguments(TrainingArguments):
         default=True, metadata={"help": "A resumed run goes on counting evaluations for early stopping."}
     )
     disable_tqdm: bool | None = field(default=False, metadata={"help": "Print no progress bar of the training."})
+    beam_width: int = field(
+        default=32,
+        metadata={"help": "Beam of the final decoding; 1 decodes greedily only, and saves no decoder with the model."},
+    )
+    lm_order: int = field(default=4, metadata={"help": "Words in the longest n-grams of the final decoding."})
     bf16: bool | None = field(
         default=None,
         metadata={"help": "Mixed precision in bfloat16; by default where the GPU, or else the CPU, computes in it."},
@@ -147,7 +166,8 @@ class SpeechTrainingArguments(TrainingArguments):
         super().__post_init__()
 
     def _check_numbers(self) -> None:
-        for name in ("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps"):
+        counts = ("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps")
+        for name in (*counts, "beam_width", "lm_order"):
             if getattr(self, name) < 1:
                 raise ValueError(f"--{name} is {getattr(self, name)}; it needs to be 1 or more")
         for name in ("learning_rate", "new_learning_rate"):

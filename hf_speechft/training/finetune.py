@@ -1,7 +1,7 @@
 """The run: load speech, give a text checkpoint its front-end, train, test, save, report, push.
 
 arguments -> corpus -> processor -> filtered splits -> model -> Trainer -> best weights
-          -> greedy test -> metrics.json, predictions.jsonl, curves, README.md -> Hub
+          -> test, greedy and by beam search -> metrics.json, predictions.jsonl, curves, README.md -> Hub
 """
 
 import logging
@@ -23,6 +23,8 @@ from hf_speechft.data.collate import SpeechCollator
 from hf_speechft.data.corpora import load_corpus
 from hf_speechft.data.demo import demo_checkpoint
 from hf_speechft.data.filters import FilterReport, filter_corpus
+from hf_speechft.decoding.decoder import CTCDecoder
+from hf_speechft.decoding.decoder_files import DECODER_FOLDER
 from hf_speechft.model.frontend_speechbert import output_lengths
 from hf_speechft.sharing.card import SplitFacts
 from hf_speechft.sharing.push import check_token, push_folder
@@ -36,6 +38,7 @@ from hf_speechft.training.arguments import (
     parse_arguments,
 )
 from hf_speechft.training.checkpoints import find_start, is_trained, record_arguments, remove_run
+from hf_speechft.training.decode import Decoding, DecodingPlan, decode_finally
 from hf_speechft.training.report import Prediction, RunFacts, write_report
 from hf_speechft.training.trainer import SpeechTrainer, TrainingClock, error_rates, minutes_trained
 
@@ -111,6 +114,7 @@ class FineTuning:
             name = self.model_arguments.model_name_or_path
             raise ValueError(f"text checkpoint {name!r} cannot be loaded: {' '.join(str(error).split())}") from error
         self.splits, self.reports = select_utterances(corpus, self.processor, model, self.data_arguments)
+        self.lm_lines = read_lm_text(self.data_arguments, corpus)
         self.trainer = self._make_trainer(model)
 
     def _claim_repository(self) -> None:
@@ -154,12 +158,16 @@ class FineTuning:
             return {}
         model = self.trainer.accelerator.unwrap_model(self.trainer.model)
         save_atomically(self.folder, lambda folder: self._save(model, folder))
+        decodings, decoder = self._decode_by_beam_search(model)
+        if decoder is not None:
+            save_atomically(self.folder, lambda folder: decoder.save_pretrained(folder / DECODER_FOLDER))
         facts = RunFacts(
             parameters=model.num_parameters(),
             vocabulary_size=model.config.vocab_size,
             attention=model.config.attention,
             splits=[self._split_facts(name) for name in self.splits],
             predictions=predictions,
+            decodings=decodings,
             log_history=self.trainer.state.log_history,
             optimizer_steps=self.trainer.state.global_step,
             epochs=round(self.trainer.state.epoch, 2),
@@ -193,6 +201,20 @@ class FineTuning:
         hypotheses = self.processor.batch_decode(ids, skip_special_tokens=True)
         rows = zip(test["utterance_id"], test["text"], hypotheses, strict=True)
         return [Prediction(*row) for row in rows]
+
+    def _decode_by_beam_search(self, model: SpeechBertForCTC) -> tuple[list[Decoding], CTCDecoder | None]:
+        training = self.training_arguments
+        if training.beam_width == 1:
+            return [], None
+        plan = DecodingPlan(
+            beam_width=training.beam_width,
+            lm_order=training.lm_order,
+            lm_lines=self.lm_lines,
+            rescoring_model=find_rescoring_model(self.model_arguments),
+            batch_size=training.per_device_eval_batch_size,
+            show_progress=not training.disable_tqdm,
+        )
+        return decode_finally(model, self.processor, self.splits["validation"], self.splits["test"], plan)
 
     def _split_facts(self, name: str) -> SplitFacts:
         split, report = self.splits[name], self.reports[name]
@@ -292,6 +314,30 @@ def find_checkpoint(model: ModelArguments) -> str:
             "saved in, or a Hub id such as google-bert/bert-base-uncased"
         )
     return str(folder) if folder.is_dir() else name
+
+
+def find_rescoring_model(model: ModelArguments) -> str | None:
+    """Path or Hub id of the language model that rescores, the text checkpoint unless another is named."""
+    if model.rescoring_model is None:
+        return find_checkpoint(model)
+    return None if model.rescoring_model == "none" else model.rescoring_model
+
+
+def read_lm_text(data: DataArguments, corpus: DatasetDict) -> list[str]:
+    """Lines for the n-gram model.
+
+    Raises:
+        ValueError: The text file is missing or holds no word.
+    """
+    if data.lm_text is None:
+        return corpus["train"]["text"][:]
+    path = Path(data.lm_text)
+    if not path.is_file():
+        raise ValueError(f"--lm_text {path}: no such file; give a text file with one sentence a line")
+    lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
+    if not any(lines):
+        raise ValueError(f"--lm_text {path} holds no word; give a text file with one sentence a line")
+    return [line for line in lines if line]
 
 
 def select_utterances(

@@ -15,16 +15,18 @@ from pathlib import Path
 import torch
 
 import hf_speechft
-from hf_speechft.scoring.bootstrap import bootstrap_interval
+from hf_speechft.scoring.bootstrap import bootstrap_interval, paired_bootstrap
 from hf_speechft.scoring.curves import plot_training_curves
 from hf_speechft.scoring.metrics import ErrorCounts, count_errors, total
 from hf_speechft.sharing.card import CardFacts, ResultFacts, SampleFacts, SplitFacts, render_card
 from hf_speechft.training.arguments import PACKAGED_MINILM, Arguments
 from hf_speechft.training.checkpoints import METRICS_FILE
+from hf_speechft.training.decode import Decoding
 
 PREDICTIONS_FILE = "predictions.jsonl"
 CURVES_FILE = "training_curves.png"
 CARD_FILE = "README.md"
+GREEDY = "greedy"
 PACKAGES = ("torch", "transformers", "accelerate", "datasets")
 TOKEN_FLAG = "--hub_token"  # a card is public
 MINILM_ON_THE_HUB = "sentence-transformers/all-MiniLM-L6-v2"
@@ -48,7 +50,8 @@ class RunFacts:
         vocabulary_size: Number of units, the blank included.
         attention: Direction of the transformer's attention.
         splits: The data as used.
-        predictions: The decoded test split.
+        predictions: The test split, decoded greedily.
+        decodings: The test split, decoded in other ways, in the order of the predictions.
         log_history: The Trainer's log.
         optimizer_steps: Updates made.
         epochs: Epochs made.
@@ -60,6 +63,7 @@ class RunFacts:
     attention: str
     splits: Sequence[SplitFacts]
     predictions: Sequence[Prediction]
+    decodings: Sequence[Decoding]
     log_history: Sequence[Mapping[str, float]]
     optimizer_steps: int
     epochs: float
@@ -80,36 +84,40 @@ def write_report(folder: Path, arguments: Arguments, facts: RunFacts) -> dict[st
     references = [one.reference for one in facts.predictions]
     hypotheses = [one.hypothesis for one in facts.predictions]
     words = count_errors(references, hypotheses, "word")
-    characters = count_errors(references, hypotheses, "char")
     with (folder / PREDICTIONS_FILE).open("w", encoding="utf-8") as file:
-        for prediction, counts in zip(facts.predictions, words, strict=True):
-            file.write(json.dumps(asdict(prediction) | {"word_errors": counts.errors}, ensure_ascii=False) + "\n")
+        for index, (prediction, counts) in enumerate(zip(facts.predictions, words, strict=True)):
+            others = {one.name: one.hypotheses[index] for one in facts.decodings}
+            line = asdict(prediction) | {"word_errors": counts.errors} | ({"decodings": others} if others else {})
+            file.write(json.dumps(line, ensure_ascii=False) + "\n")
     plot_training_curves(facts.log_history, folder / CURVES_FILE)
-    result = ResultFacts(
-        split=arguments[1].test_split,
+    results = {GREEDY: _result(arguments[1].test_split, GREEDY, references, hypotheses)}
+    for one in facts.decodings:
+        results[one.name] = _result(arguments[1].test_split, one.name, references, one.hypotheses)
+    card = render_card(_card_facts(arguments, facts, list(results.values())))
+    (folder / CARD_FILE).write_text(card, encoding="utf-8")
+    metrics = _metrics(facts, results)
+    (folder / METRICS_FILE).write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
+    return metrics
+
+
+def _result(split: str, decoding: str, references: Sequence[str], hypotheses: Sequence[str]) -> ResultFacts:
+    words, characters = (count_errors(references, hypotheses, unit) for unit in ("word", "char"))
+    return ResultFacts(
+        split=split,
+        decoding=decoding,
         utterances=len(words),
         words=total(words),
         characters=total(characters),
         wer_interval=bootstrap_interval(words),
         cer_interval=bootstrap_interval(characters),
     )
-    (folder / CARD_FILE).write_text(render_card(_card_facts(arguments, facts, result)), encoding="utf-8")
-    metrics = _metrics(facts, result)
-    (folder / METRICS_FILE).write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
-    return metrics
 
 
-def _metrics(facts: RunFacts, result: ResultFacts) -> dict[str, object]:
+def _metrics(facts: RunFacts, results: Mapping[str, ResultFacts]) -> dict[str, object]:
     return {
-        "test": {
-            "utterances": result.utterances,
-            "wer": result.words.rate,
-            "wer_interval_95": list(result.wer_interval),
-            "words": _counts(result.words),
-            "cer": result.characters.rate,
-            "cer_interval_95": list(result.cer_interval),
-            "characters": _counts(result.characters),
-        },
+        "test": _rates(results[GREEDY]),
+        "decoding": {GREEDY: _rates(results[GREEDY])}
+        | {one.name: _rates(results[one.name]) | _compare(one, facts.predictions) for one in facts.decodings},
         "validation": _best_validation(facts.log_history),
         "data": [asdict(split) for split in facts.splits],
         "training": {
@@ -121,6 +129,31 @@ def _metrics(facts: RunFacts, result: ResultFacts) -> dict[str, object]:
             "hardware": describe_hardware(),
             "versions": _versions(),
         },
+    }
+
+
+def _rates(result: ResultFacts) -> dict[str, object]:
+    return {
+        "utterances": result.utterances,
+        "wer": result.words.rate,
+        "wer_interval_95": list(result.wer_interval),
+        "words": _counts(result.words),
+        "cer": result.characters.rate,
+        "cer_interval_95": list(result.cer_interval),
+        "characters": _counts(result.characters),
+    }
+
+
+def _compare(decoding: Decoding, predictions: Sequence[Prediction]) -> dict[str, object]:
+    """How a decoding was made, and its difference from greedy decoding: below 0 where it has fewer errors."""
+    references = [one.reference for one in predictions]
+    greedy = count_errors(references, [one.hypothesis for one in predictions], "word")
+    comparison = paired_bootstrap(count_errors(references, decoding.hypotheses, "word"), greedy)
+    return {
+        "wer_difference": comparison.difference,
+        "wer_difference_interval_95": list(comparison.interval),
+        "wer_difference_p_value": comparison.p_value,
+        "settings": dict(decoding.settings),
     }
 
 
@@ -136,7 +169,7 @@ def _best_validation(log_history: Sequence[Mapping[str, float]]) -> dict[str, fl
     return {"wer": best["eval_wer"], "cer": best["eval_cer"], "loss": best["eval_loss"], "epoch": best["epoch"]}
 
 
-def _card_facts(arguments: Arguments, facts: RunFacts, result: ResultFacts) -> CardFacts:
+def _card_facts(arguments: Arguments, facts: RunFacts, results: Sequence[ResultFacts]) -> CardFacts:
     model, data, training = arguments
     step_schedule = f"StepLR every {training.step_lr_epochs} epochs, factor {training.step_lr_gamma}"
     packaged = model.model_name_or_path == PACKAGED_MINILM
@@ -148,8 +181,8 @@ def _card_facts(arguments: Arguments, facts: RunFacts, result: ResultFacts) -> C
         repo_id=training.hub_model_id,
         dataset_config=data.dataset_config_name,
         splits=facts.splits,
-        results=[result],
-        decoding="greedy",
+        results=results,
+        decoding=GREEDY,
         samples=[
             SampleFacts(one.utterance_id, one.reference, one.hypothesis)
             for one in sorted(facts.predictions, key=lambda one: one.utterance_id)
@@ -175,7 +208,7 @@ def _card_facts(arguments: Arguments, facts: RunFacts, result: ResultFacts) -> C
         learning_rate=training.learning_rate,
         head_learning_rate=training.new_learning_rate,
         augmentation=_augmentation(arguments),
-        more_settings=_more_settings(arguments),
+        more_settings=_more_settings(arguments) | _decoding_settings(facts.decodings),
         precision="bfloat16" if training.bf16 else "float32",
         seed=training.seed,
         hardware=describe_hardware(),
@@ -205,6 +238,15 @@ def _more_settings(arguments: Arguments) -> dict[str, str]:
         "gradient norm at most": f"{training.max_grad_norm:g}",
         "dropout, front-end and head": f"{model.dropout:g}",
         "dropout, body": body,
+    }
+
+
+def _decoding_settings(decodings: Sequence[Decoding]) -> dict[str, str]:
+    """What the last decoding was done with; the others use a part of it."""
+    settings = decodings[-1].settings if decodings else {}
+    return {
+        name.replace("_", " "): f"{value:g}" if isinstance(value, float) else str(value)
+        for name, value in settings.items()
     }
 
 

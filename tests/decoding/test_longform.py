@@ -19,7 +19,7 @@ from hf_speechft import (
     SpeechBertTokenizer,
 )
 from hf_speechft.data.audio import load_audio, stream_audio
-from hf_speechft.decoding.longform import ChunkPlan, cut_chunks, join_ids, plan_chunks, transcribe
+from hf_speechft.decoding.longform import Chunk, ChunkPlan, cut_chunks, join_chunks, plan_chunks, transcribe
 
 ROOT = Path(__file__).resolve().parents[2]
 RATE_HZ = 16_000
@@ -258,25 +258,25 @@ def test_cut_chunks_covers_every_sample(total, block):
     assert len(chunks) == 1 or 55 < len(chunks[-1][1]) <= 60
 
 
-def test_join_ids_takes_each_side_up_to_the_middle():
+def test_join_chunks_takes_each_side_up_to_the_middle():
     left, right = [1] * 8, [2] * 8
-    pieces = list(join_ids([(0, left), (4, right)]))  # they share steps 4 to 7
+    pieces = list(join_chunks([Chunk(0, left, left), Chunk(4, right, right)]))  # they share steps 4 to 7
     assert sum(pieces, []) == [1] * 6 + [2] * 6
 
 
-def test_join_ids_unit_heard_a_step_apart_is_not_doubled():
+def test_join_chunks_unit_heard_a_step_apart_is_not_doubled():
     """Cut in the middle, at step 8, the 5 would be heard at step 7 on the left and again at step 9 on the right."""
     left = [1, 0, 0, 2, 0, 0, 0, 5, 0, 0, 0, 0]  # steps 0 to 11
     right = [0, 0, 0, 0, 0, 5, 0, 0, 0, 0, 3, 0]  # steps 4 to 15
-    joined = sum(join_ids([(0, left), (4, right)]), [])
+    joined = sum(join_chunks([Chunk(0, left, left), Chunk(4, right, right)]), [])
     assert len(joined) == 16
     assert [unit for unit, _ in groupby(joined) if unit] == [1, 2, 5, 3]
 
 
-def test_join_ids_unit_across_the_seam_stays_one():
+def test_join_chunks_unit_across_the_seam_stays_one():
     left = [0, 0, 4, 4, 4, 4]
     right = [4, 4, 4, 4, 0, 0]
-    joined = sum(join_ids([(0, left), (2, right)]), [])
+    joined = sum(join_chunks([Chunk(0, left, left), Chunk(2, right, right)]), [])
     assert [unit for unit, _ in groupby(joined) if unit] == [4]
 
 

@@ -1,5 +1,7 @@
 """SpeechBertProcessor: batches of audio and transcripts, and back."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -7,6 +9,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from transformers import AutoProcessor, PreTrainedTokenizerFast
 
 from hf_speechft import SpeechBertFeatureExtractor, SpeechBertProcessor, SpeechBertTokenizer
+from hf_speechft.decoding import CTCDecoder
 
 TEXTS = ["turn on the lights", "what time is it", "stop"]
 
@@ -179,6 +182,32 @@ def test_decode_is_the_tokenizers(processor):
         "is",
         "it",
     ]
+
+
+class BestUnits:
+    """A decoder in name only: hypotheses are the best units of the steps, and then everything."""
+
+    def decode(self, log_probs, lengths=None):
+        torch.testing.assert_close(log_probs.exp().sum(-1), torch.ones(log_probs.shape[:2]))
+        assert log_probs.dtype == torch.float32
+        lengths = [log_probs.shape[1]] * len(log_probs) if lengths is None else lengths
+        best = [row[:length].argmax(-1).tolist() for row, length in zip(log_probs, lengths, strict=True)]
+        return [[SimpleNamespace(text=str(ids)), SimpleNamespace(text="second best")] for ids in best]
+
+
+@pytest.mark.parametrize("kind", [torch.tensor, np.array, torch.HalfTensor], ids=["torch", "numpy", "half"])
+def test_batch_decode_with_decoder_gives_its_best_texts(processor, kind):
+    logits = kind([[[5.0, 1.0, 0.0], [0.0, 1.0, 2.0]], [[0.0, 7.0, 0.0], [9.0, 0.0, 0.0]]])  # (2, 2 steps, 3)
+    assert processor.batch_decode(logits, decoder=BestUnits()) == ["[0, 2]", "[1, 0]"]
+    assert processor.batch_decode(logits, decoder=BestUnits(), lengths=[1, 2]) == ["[0]", "[1, 0]"]
+
+
+def test_batch_decode_with_beam_search_matches_the_decoder(processor):
+    decoder = CTCDecoder.from_processor(processor, beam_width=4)
+    logits = torch.randn(2, 12, len(processor.tokenizer), generator=torch.Generator().manual_seed(0))
+    expected = decoder.decode(logits.log_softmax(-1), [12, 7])
+    texts = processor.batch_decode(logits, decoder=decoder, lengths=torch.tensor([12, 7]))
+    assert texts == [hypotheses[0].text for hypotheses in expected]
 
 
 def test_save_pretrained_round_trips(tmp_path, processor, waveform):

@@ -94,15 +94,29 @@ def card():
 def test_render_card_results_hold_known_numbers(card):
     # 91 + 42 + 32 = 165 errors in 773 words; 101 + 55 + 34 = 190 in 3167 characters.
     assert table(section(card, "Results")) == [
-        ["test", "WER", "21.35 %", "18.12 % to 25.34 %", "91", "42", "32", "773", "130"],
-        ["test", "CER", "6.00 %", "4.56 % to 7.45 %", "101", "55", "34", "3167", "130"],
+        ["test", "greedy", "WER", "21.35 %", "18.12 % to 25.34 %", "91", "42", "32", "773", "130"],
+        ["test", "greedy", "CER", "6.00 %", "4.56 % to 7.45 %", "101", "55", "34", "3167", "130"],
     ]
+
+
+def test_render_card_with_several_decodings_puts_the_usual_one_into_the_metadata():
+    (greedy,) = FACTS.results
+    better = replace(greedy, decoding="beam search, 4-gram", words=ErrorCounts(hits=700, substitutions=73))
+    card = render_card(replace(FACTS, results=[greedy, better]))
+    assert [row[:4] for row in table(section(card, "Results"))] == [
+        ["test", "greedy", "WER", "21.35 %"],
+        ["test", "greedy", "CER", "6.00 %"],
+        ["test", "beam search, 4-gram", "WER", "9.44 %"],
+        ["test", "beam search, 4-gram", "CER", "6.00 %"],
+    ]
+    assert [result.metric_value for result in ModelCard(card).data.eval_results] == [21.35, 6.0]
 
 
 def test_render_card_results_header_names_the_columns(card):
     header = next(line for line in section(card, "Results").splitlines() if line.startswith("|"))
     assert [cell.strip() for cell in header.split("|")[1:-1]] == [
         "Split",
+        "Decoding",
         "Measure",
         "Rate",
         "95 % interval",
@@ -222,7 +236,7 @@ def test_render_card_metadata_matches_metadata_eval_result(card):
 def test_render_card_two_splits_stay_apart():
     other = replace(FACTS.results[0], split="validation", words=ErrorCounts(hits=9, deletions=1), utterances=3)
     card = render_card(replace(FACTS, results=(FACTS.results[0], other)))
-    assert [row[:3] for row in table(section(card, "Results"))][2] == ["validation", "WER", "10.00 %"]
+    assert [row[:4] for row in table(section(card, "Results"))][2] == ["validation", "greedy", "WER", "10.00 %"]
     found = {(r.dataset_split, r.metric_type): r.metric_value for r in ModelCard(card).data.eval_results}
     assert found[("test", "wer")] == 21.35
     assert found[("validation", "wer")] == 10.0
@@ -256,13 +270,13 @@ def test_render_card_local_dataset_has_a_type():
 def test_render_card_without_interval_says_not_recorded():
     result = replace(FACTS.results[0], wer_interval=None)
     rows = table(section(render_card(replace(FACTS, results=(result,))), "Results"))
-    assert [row[3] for row in rows] == ["not recorded", "4.56 % to 7.45 %"]
+    assert [row[4] for row in rows] == ["not recorded", "4.56 % to 7.45 %"]
 
 
 def test_render_card_interval_of_zero_is_a_number():
     result = replace(FACTS.results[0], words=ErrorCounts(hits=10), wer_interval=(0.0, 0.0))
     rows = table(section(render_card(replace(FACTS, results=(result,))), "Results"))
-    assert rows[0][2:7] == ["0.00 %", "0.00 % to 0.00 %", "0", "0", "0"]
+    assert rows[0][3:8] == ["0.00 %", "0.00 % to 0.00 %", "0", "0", "0"]
 
 
 def test_render_card_zero_settings_are_numbers():

@@ -32,6 +32,9 @@ from transformers import (
     Wav2Vec2Model,
 )
 
+from hf_speechft import SpeechBertForCTC, SpeechBertProcessor
+from hf_speechft.data.audio import load_audio
+from hf_speechft.decoding import CTCDecoder, NGramLM
 from hf_speechft.training import finetune
 from hf_speechft.training.arguments import parse_arguments
 from hf_speechft.training.finetune import FineTuning, count_needed_steps, find_checkpoint, main
@@ -88,7 +91,8 @@ def read_metrics(folder):
 def test_run_writes_exactly_the_expected_files(finished):
     folder, _ = finished
     names = {path.name for path in folder.iterdir() if not path.name.startswith("checkpoint-")}
-    assert names == MODEL_FILES | REPORT_FILES
+    assert names == MODEL_FILES | REPORT_FILES | {"decoder"}
+    assert {path.name for path in (folder / "decoder").iterdir()} == {"decoder_config.json", "lm.safetensors"}
     assert 1 <= len(list(folder.glob("checkpoint-*"))) <= 2
 
 
@@ -125,6 +129,31 @@ def test_run_metrics_equal_jiwer_over_its_predictions(finished, corpus):
         jiwer.process_words(row["reference"], row["hypothesis"]).wer * len(row["reference"].split()) for row in rows
     ]
     assert test["cer"] < 0.9  # it has learnt something, so that the numbers above say something
+
+
+def test_run_decodings_are_those_of_the_decoder_that_it_saved(finished, corpus):
+    folder, printed = finished
+    rows, decoding = read_predictions(folder), read_metrics(folder)["decoding"]
+    assert list(decoding) == ["greedy", "beam search", "beam search, 4-gram"]  # BERT without a head does not rescore
+    assert "no rescoring: " in printed
+    decoder = CTCDecoder.from_pretrained(folder / "decoder")
+    settings = decoding["beam search, 4-gram"]["settings"]
+    assert (decoder.lm_weight, decoder.word_bonus) == (settings["lm_weight"], settings["word_bonus"])
+    with open(corpus / "train" / "metadata.csv", newline="") as file:
+        transcripts = [row["transcription"] for row in csv.DictReader(file)]
+    assert decoder.lm.score(transcripts[0]) == pytest.approx(NGramLM.from_text(transcripts, 4).score(transcripts[0]))
+    model, processor = SpeechBertForCTC.from_pretrained(folder), SpeechBertProcessor.from_pretrained(folder)
+    for row in rows:
+        audio = load_audio(corpus / "test" / row["utterance_id"], 16_000)
+        with torch.no_grad():
+            logits = model(**processor(audio=audio, sampling_rate=16_000)).logits
+        (hypothesis,) = decoder.decode(logits.log_softmax(-1))[0]
+        assert hypothesis.text == row["decodings"]["beam search, 4-gram"]
+    rates = {
+        name: jiwer.wer([row["reference"] for row in rows], [row["decodings"][name] for row in rows])
+        for name in list(decoding)[1:]
+    }
+    assert rates == pytest.approx({name: decoding[name]["wer"] for name in rates})
 
 
 def test_run_card_has_the_numbers_of_its_metrics(finished):

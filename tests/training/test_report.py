@@ -11,6 +11,7 @@ from huggingface_hub import ModelCard
 
 from hf_speechft.sharing.card import SplitFacts
 from hf_speechft.training.arguments import parse_arguments
+from hf_speechft.training.decode import Decoding
 from hf_speechft.training.report import (
     Prediction,
     RunFacts,
@@ -46,6 +47,7 @@ def make_facts(**changes):
         "attention": "bidirectional",
         "splits": splits,
         "predictions": PREDICTIONS,
+        "decodings": [],
         "log_history": LOG,
         "optimizer_steps": 6,
         "epochs": 3.0,
@@ -83,6 +85,28 @@ def test_write_report_metrics_match_jiwer(written):
         assert counts["reference_length"] == expected.hits + expected.substitutions + expected.deletions
     for rate, (low, high) in ((test["wer"], test["wer_interval_95"]), (test["cer"], test["cer_interval_95"])):
         assert 0 <= low <= rate <= high
+
+
+def test_write_report_has_a_row_for_each_decoding(tmp_path):
+    beam = Decoding("beam search", ["turn on the lights", "stop", "käse brot"], {"beam_width": 32})
+    settings = {"beam_width": 32, "lm_weight": 0.5}
+    with_lm = Decoding("beam search, 4-gram", [one.reference for one in PREDICTIONS], settings)
+    arguments = parse_arguments(["--dataset", "corpus", "--bf16", "false"])
+    metrics = write_report(tmp_path, arguments, make_facts(decodings=[beam, with_lm]))
+    rates = {name: row["wer"] for name, row in metrics["decoding"].items()}
+    assert rates == pytest.approx({"greedy": 4 / 8, "beam search": 2 / 8, "beam search, 4-gram": 0.0})
+    assert metrics["decoding"]["greedy"] == metrics["test"]
+    row = metrics["decoding"]["beam search, 4-gram"]
+    assert row["settings"] == settings
+    assert row["wer_difference"] == pytest.approx(-0.5)
+    low, high = row["wer_difference_interval_95"]
+    assert -1 <= low <= -0.5 <= high <= 0
+    first = json.loads((tmp_path / "predictions.jsonl").read_text().splitlines()[0])
+    assert first["decodings"] == {"beam search": "turn on the lights", "beam search, 4-gram": "turn on the light"}
+    card = (tmp_path / "README.md").read_text()
+    assert "| test | beam search, 4-gram | WER | 0.00 % |" in card
+    assert "| lm weight | 0.5 |" in card
+    assert ModelCard.load(tmp_path / "README.md").data.eval_results[0].metric_value == 50.0
 
 
 def test_write_report_predictions_keep_order_and_letters(written):

@@ -1,0 +1,92 @@
+"""`hf-speechft tune`: give a model a decoder, with a language model and the weights that fit a validation split."""
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from hf_speechft.apps.lm import load_lm
+from hf_speechft.apps.models import load_decoder, load_model
+
+if TYPE_CHECKING:
+    from datasets import DatasetDict
+
+    from hf_speechft.decoding import NGramLM
+    from hf_speechft.model.processing_speechbert import SpeechBertProcessor
+
+
+def tune(
+    model: Annotated[str, typer.Option(metavar="DIR", help="Folder of a SpeechBERT model; the decoder goes there.")],
+    dataset: Annotated[
+        str, typer.Option(help="Data set with the split: a Hub id, an audio folder, a manifest, demo.")
+    ],
+    split: Annotated[str, typer.Option(help="Split that the weights are found on.")] = "validation",
+    lm: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE",
+            help="N-gram model, .arpa, .arpa.gz or .safetensors (`hf-speechft lm build` makes them). Default: that of "
+            "the model's decoder, or 4-grams of the data set's training transcripts.",
+        ),
+    ] = None,
+    beams: Annotated[int, typer.Option(min=2, help="Token sequences that the beam search keeps.")] = 32,
+    batch_size: Annotated[int, typer.Option(min=1, help="Utterances that go through the model at once.")] = 16,
+    device: Annotated[
+        str | None, typer.Option(help="cpu, cuda, cuda:1, mps… Default: an accelerator if there is one.")
+    ] = None,
+) -> None:
+    """Find the weights of a language model on a validation split, and save them with the model.
+
+    `hf-speechft transcribe` and the pipeline use the decoder from then on.
+    """
+    try:
+        if not Path(model).is_dir():
+            raise ValueError(f"{model} is no folder; tune a copy of the model that the decoder can be written into")
+        typer.echo(_tune(model, dataset, split, lm, beams, batch_size, device))
+    except (ValueError, OSError, ImportError) as error:
+        typer.echo(f"hf-speechft: {error}", err=True)
+        raise typer.Exit(1) from None
+
+
+def _tune(
+    model: str, dataset: str, split: str, lm: str | None, beams: int, batch_size: int, device: str | None
+) -> str:
+    """Tune and save; return what was found, in a line."""
+    recogniser, processor = load_model(model, device)
+    from hf_speechft.decoding import CTCDecoder
+    from hf_speechft.decoding.decoder_files import DECODER_FOLDER
+    from hf_speechft.sharing.save import save_atomically
+    from hf_speechft.training.tuning import emissions, tune_decoder, tuning_sample
+
+    corpus = _load(dataset, split, processor)
+    decoder = CTCDecoder.from_processor(processor, lm=_find_lm(lm, model, processor, corpus), beam_width=beams)
+    utterances = tuning_sample(corpus["validation"])
+    options = {"batch_size": batch_size, "show_progress": sys.stderr.isatty(), "description": split}
+    batches = list(emissions(recogniser, processor, utterances, **options))
+    references = utterances["text"][:]
+    weights = tune_decoder(decoder, batches, references)
+    tuned = decoder.with_weights(weights.lm_weight, weights.word_bonus)
+    save_atomically(model, lambda folder: tuned.save_pretrained(folder / DECODER_FOLDER))
+    return (
+        f"{model}/{DECODER_FOLDER}: lm_weight {weights.lm_weight:g}, word_bonus {weights.word_bonus:g}; WER on {split} "
+        f"{100 * weights.wer:.1f} %, {len(references)} utterances"
+    )
+
+
+def _load(dataset: str, split: str, processor: "SpeechBertProcessor") -> "DatasetDict":
+    from hf_speechft.data.corpora import load_corpus
+
+    return load_corpus(dataset, validation_split=split, normalizer=processor.tokenizer.text_normalizer)
+
+
+def _find_lm(lm: str | None, model: str, processor: "SpeechBertProcessor", corpus: "DatasetDict") -> "NGramLM":
+    """The language model that is named, the one that the model has, or one of the training transcripts."""
+    from hf_speechft.decoding import NGramLM
+
+    if lm is not None:
+        return load_lm(lm)
+    saved = load_decoder(model, processor)
+    if saved is not None and saved.lm is not None:
+        return saved.lm
+    return NGramLM.from_text(corpus["train"]["text"][:], 4)

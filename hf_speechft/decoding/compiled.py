@@ -1,0 +1,42 @@
+"""`compiled`: functions compiled by numba, kept on disk as long as no source file of this folder changes.
+
+numba's own cache looks only at the file of the function itself. A function that calls one of another file would go on
+with the old version of it after an upgrade. So the cache lies in a folder that is named by a fingerprint of all files.
+"""
+
+import hashlib
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import numba
+
+__all__ = ["compiled"]
+
+
+def _cache_folder() -> Path:
+    sources = sorted(Path(__file__).parent.glob("*.py"))
+    fingerprint = hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()[:16]
+    parent = os.environ.get("NUMBA_CACHE_DIR")
+    parent = Path(parent) if parent else Path.home() / ".cache" / "hf_speechft" / "numba"
+    return parent / fingerprint
+
+
+CACHE_FOLDER = str(_cache_folder())
+
+
+def compiled(function: Callable) -> Callable:
+    """Let numba compile a function at its first call, without Python's lock, and keep the result on disk.
+
+    Args:
+        function: It calls only numpy, `math` and other compiled functions.
+
+    Returns:
+        The compiled function; the original is its attribute `py_func`.
+    """
+    before = numba.config.CACHE_DIR
+    numba.config.CACHE_DIR = CACHE_FOLDER  # read when a function is decorated, and by others afterwards
+    try:
+        return numba.njit(cache=True, nogil=True)(function)
+    finally:
+        numba.config.CACHE_DIR = before

@@ -1,0 +1,369 @@
+"""CTCDecoder: logits of any CTC model become text by prefix beam search, with what is known about the language.
+
+    log_probs (batch, steps, vocab) -> search (numba, or torch on a GPU) -> token sequences with scores
+        -> text (`units.py`), times by forced alignment (`align.py`), confidences of words (`confidence.py`)
+
+    score = acoustic_score + lm_weight * lm_score + word_bonus * words + weights of the hot words found
+
+All scores are natural logarithms.
+"""
+
+import copy
+import math
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numba
+import numpy as np
+
+from .align import viterbi_path
+from .batched_search import search_batch
+from .confidence import number_words, word_confidences
+from .decoder_files import load_decoder, save_decoder
+from .knowledge import acoustics_only, gather_knowledge, reweigh
+from .ngram import NGramLM
+from .search import Paths, search
+from .units import read_units
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import torch
+
+    from .rescoring import CausalWordScorer
+
+__all__ = ["CTCDecoder", "Hypothesis", "Word"]
+
+NORMALISED_WITHIN = 1e-2  # float16 logits, 1,000 tokens
+WIDEST_BEAM = 100_000  # where no phrase survives the beam, it is widened up to here
+
+
+@dataclass(frozen=True)
+class Word:
+    """A word of a hypothesis.
+
+    Attributes:
+        text: The word.
+        start_step: First step of the model's output in which it was heard.
+        end_step: The step after its last.
+        confidence: Share of the beam's probability that has this word here, 0 to 1.
+    """
+
+    text: str
+    start_step: int
+    end_step: int
+    confidence: float
+
+
+@dataclass(frozen=True)
+class Hypothesis:
+    """What may have been said.
+
+    Attributes:
+        text: The words, joined as the vocabulary joins them.
+        token_ids: Tokens without blanks and repeats.
+        score: What hypotheses are ranked by.
+        acoustic_score: Log-probability that the model gives the tokens, over all their alignments.
+        lm_score: Log-probability that the language model gives the sentence; 0 without one. Natural logarithm,
+            unweighted.
+        words: The words with times and confidences.
+        rejection_score: With phrases, by how much the acoustic score of free recognition is better: near 0 for what is
+            a phrase, large for anything else. None without phrases.
+    """
+
+    text: str
+    token_ids: list[int]
+    score: float
+    acoustic_score: float
+    lm_score: float
+    words: list[Word]
+    rejection_score: float | None = None
+
+
+class CTCDecoder:
+    """Prefix beam search for CTC, with language model, hot words and phrases.
+
+    Args:
+        tokens: The vocabulary in the order of the logits. How it marks words (`|`, `▁`, `##`, `Ġ` or nothing) is found
+            by itself; special tokens such as `<s>` or `[CLS]` never come out.
+        blank_id: Id of the CTC blank.
+        lm: A word n-gram model, or a causal language model of the Hub. Where the vocabulary marks no words, as in
+            Chinese, each character is a word to it.
+        lm_weight: Weight of its natural logarithms.
+        word_bonus: Added for each word, which offsets that every word costs language-model score.
+        hotwords: Phrases to listen for, or a mapping of each to its weight in nats; without weights 5.
+        phrases: The only sentences that may come out: a list, or the text of a JSGF grammar.
+        beam_width: Token sequences that are kept from step to step.
+        token_min_logp: A token of lower log-probability extends nothing at a step, unless it is the likeliest.
+
+    Raises:
+        ValueError: A number is out of range, a hot word or phrase cannot be written with the tokens, or no word of the
+            language model can.
+
+    >>> decoder = CTCDecoder(["<pad>", "|", "a", "b"], 0)
+    >>> log_probs = np.log(np.array([[[0.1, 0.1, 0.7, 0.1], [0.1, 0.1, 0.1, 0.7]]]))
+    >>> [hypothesis.text for hypothesis in decoder.decode(log_probs, nbest=2)[0]]
+    ['ab', 'a']
+    """
+
+    def __init__(
+        self,
+        tokens: Sequence[str],
+        blank_id: int,
+        *,
+        lm: "NGramLM | CausalWordScorer | None" = None,
+        lm_weight: float = 0.5,
+        word_bonus: float = 0.0,
+        hotwords: Sequence[str] | Mapping[str, float] | None = None,
+        phrases: Sequence[str] | str | None = None,
+        beam_width: int = 32,
+        token_min_logp: float = -5.0,
+    ) -> None:
+        self.tokens, self.blank_id = list(tokens), int(blank_id)
+        self.lm, self.lm_weight, self.word_bonus = lm, float(lm_weight), float(word_bonus)
+        self.hotwords, self.phrases = hotwords, phrases
+        self.beam_width, self.token_min_logp = int(beam_width), float(token_min_logp)
+        self.units = read_units(self.tokens, self.blank_id)
+        _check_numbers(self)
+        self._knowledge = gather_knowledge(
+            self.units,
+            lm=self.lm,
+            lm_weight=self.lm_weight,
+            word_bonus=self.word_bonus,
+            hotwords=self.hotwords,
+            phrases=self.phrases,
+        )
+
+    @classmethod
+    def from_processor(cls, processor: object, *, blank_id: int | None = None, **options: object) -> "CTCDecoder":
+        """Make a decoder for the vocabulary of a CTC model.
+
+        Args:
+            processor: A processor or tokenizer of transformers: SpeechBERT, Wav2Vec2, Parakeet, …
+            blank_id: Id of the blank; by default the tokenizer's padding token, which it is in all of these.
+            **options: Arguments of `CTCDecoder`.
+
+        Returns:
+            The decoder.
+
+        Raises:
+            ValueError: As the class; also where the tokenizer has no padding token and no `blank_id` is given.
+        """
+        tokenizer = getattr(processor, "tokenizer", processor)
+        blank_id = tokenizer.pad_token_id if blank_id is None else blank_id
+        if blank_id is None:
+            raise ValueError("the tokenizer has no padding token to be the CTC blank; give blank_id=")
+        vocabulary = tokenizer.get_vocab()
+        delimiter = getattr(tokenizer, "word_delimiter_token", None)
+        tokens = [""] * (1 + max(*vocabulary.values(), blank_id))
+        for token, token_id in vocabulary.items():
+            tokens[token_id] = "|" if token == delimiter and token != "▁" else token
+        for token_id in {*tokenizer.all_special_ids} - {vocabulary.get(delimiter), blank_id}:
+            tokens[token_id] = ""
+        return cls(tokens, blank_id, **options)
+
+    def decode(
+        self,
+        log_probs: "np.ndarray | torch.Tensor",
+        lengths: "Sequence[int] | np.ndarray | torch.Tensor | None" = None,
+        nbest: int = 1,
+    ) -> list[list[Hypothesis]]:
+        """Find the best hypotheses of each utterance.
+
+        Arrays and CPU tensors are searched by compiled code, utterances in parallel on `numba.get_num_threads()`
+        threads; tensors on other devices, and language models of the Hub, by batched torch. Both give the same.
+
+        Args:
+            log_probs: `(batch, steps, vocab)` log-probabilities, as `log_softmax` gives them.
+            lengths: `(batch,)` steps of each utterance; by default all.
+            nbest: Hypotheses of different text for each utterance, at most.
+
+        Returns:
+            For each utterance its hypotheses, best first; at least one, whose text may be empty.
+
+        Raises:
+            ValueError: The array has another shape or vocabulary, holds NaN, or is not normalised.
+        """
+        arrays, lengths = _check_log_probs(log_probs, lengths, len(self.tokens))
+        if nbest < 1:
+            raise ValueError(f"nbest is {nbest}; it needs to be 1 or more")
+        utterances = [array[:length] for array, length in zip(arrays, lengths, strict=True)]
+        if self._uses_torch(log_probs):
+            scorer = None if isinstance(self.lm, NGramLM) else self.lm
+            found = search_batch(
+                log_probs, lengths, self.blank_id, self.beam_width, self.token_min_logp, self._knowledge, scorer
+            )
+            found = [self._until_a_phrase_ends(*pair) for pair in zip(utterances, found, strict=True)]
+        else:
+            found = _map_in_threads(self._search, utterances)
+        pairs = list(zip(utterances, found, strict=True))
+        return _map_in_threads(lambda pair: self._hypotheses(*pair, nbest), pairs)
+
+    def with_weights(self, lm_weight: float, word_bonus: float) -> "CTCDecoder":
+        """The same decoder with other weights, without a second look at the language model.
+
+        Args:
+            lm_weight: Weight of the language model.
+            word_bonus: Added for each word.
+
+        Returns:
+            A new decoder that shares the arrays of this one.
+
+        Raises:
+            ValueError: A weight is not finite.
+        """
+        decoder = copy.copy(self)
+        decoder.lm_weight, decoder.word_bonus = float(lm_weight), float(word_bonus)
+        _check_numbers(decoder)
+        decoder._knowledge = reweigh(self._knowledge, self.units, decoder.lm_weight, decoder.word_bonus)
+        return decoder
+
+    def save_pretrained(self, folder: "str | Path") -> None:
+        """Write the decoder into a folder: its settings as JSON, and its n-gram model.
+
+        Beside a model the folder is `decoder`, where `hf-speechft transcribe` and the pipeline look for it.
+
+        Args:
+            folder: Made if it does not exist.
+        """
+        save_decoder(self, folder)
+
+    @classmethod
+    def from_pretrained(cls, folder: "str | Path", **options: object) -> "CTCDecoder":
+        """Read a decoder that `save_pretrained` wrote.
+
+        Args:
+            folder: The folder.
+            **options: Arguments of `CTCDecoder` that replace what was saved, such as `hotwords`.
+
+        Returns:
+            The decoder.
+
+        Raises:
+            ValueError: There is no decoder in the folder, or it cannot be read.
+        """
+        return cls(**load_decoder(folder) | options)
+
+    def _uses_torch(self, log_probs: object) -> bool:
+        is_on_device = hasattr(log_probs, "device") and getattr(log_probs.device, "type", "cpu") != "cpu"
+        return is_on_device or not (self.lm is None or isinstance(self.lm, NGramLM))
+
+    def _search(self, log_probs: np.ndarray) -> Paths:
+        paths = search(log_probs, self.blank_id, self.beam_width, self.token_min_logp, self._knowledge)
+        return self._until_a_phrase_ends(log_probs, paths)
+
+    def _until_a_phrase_ends(self, log_probs: np.ndarray, paths: Paths) -> Paths:
+        """Where every prefix in the beam stands inside a phrase at the end, search again more widely."""
+        width = self.beam_width
+        while len(paths.score) == 0 and width < WIDEST_BEAM:
+            width *= 8
+            paths = search(log_probs, self.blank_id, width, self.token_min_logp, self._knowledge)
+        return paths
+
+    def _hypotheses(self, log_probs: np.ndarray, paths: Paths, nbest: int) -> list[Hypothesis]:
+        rejected_by = self._free_score(log_probs) if self.phrases is not None else None
+        if len(paths.score) == 0:  # too short for any phrase
+            return [Hypothesis("", [], -math.inf, -math.inf, 0.0, [], math.inf)]
+        word_of_token, fingerprints, first_word = number_words(paths.tokens, paths.start, *self.units.flat)
+        hypotheses, texts = [], set()
+        for path in range(len(paths.score)):
+            span = slice(paths.start[path], paths.start[path + 1])
+            tokens = paths.tokens[span]
+            words = self.units.words(tokens)
+            text = self.units.separator.join(words)
+            if text in texts:
+                continue
+            texts.add(text)
+            confidences = word_confidences(path, paths.score, fingerprints, first_word)
+            times = _word_times(log_probs, tokens, word_of_token[span], len(confidences), self.blank_id)
+            acoustic = float(paths.acoustic[path])
+            hypotheses.append(
+                Hypothesis(
+                    text,
+                    tokens.tolist(),
+                    float(paths.score[path]),
+                    acoustic,
+                    float(paths.lm[path]),
+                    [Word(*word) for word in zip(words, *times, confidences.tolist(), strict=True)],
+                    None if rejected_by is None else max(0.0, rejected_by - acoustic),
+                )
+            )
+            if len(hypotheses) == nbest:
+                break
+        return hypotheses
+
+    def _free_score(self, log_probs: np.ndarray) -> float:
+        """Acoustic score of the best tokens that have to be no phrase."""
+        paths = search(log_probs, self.blank_id, self.beam_width, self.token_min_logp, acoustics_only(self._knowledge))
+        return float(paths.acoustic.max())
+
+
+def _check_numbers(decoder: CTCDecoder) -> None:
+    if decoder.beam_width < 1:
+        raise ValueError(f"beam_width is {decoder.beam_width}; it needs to be 1 or more")
+    for name in ("lm_weight", "word_bonus"):
+        if not math.isfinite(getattr(decoder, name)):
+            raise ValueError(f"{name} is {getattr(decoder, name)}; it needs to be a finite number")
+    if not decoder.token_min_logp <= 0:
+        raise ValueError(f"token_min_logp is {decoder.token_min_logp}; log-probabilities are 0 or less")
+
+
+def _check_log_probs(log_probs: object, lengths: object, vocab: int) -> tuple[np.ndarray, np.ndarray]:
+    """Bring the input to float32 and int64 arrays, once it is sure that they are what the search expects."""
+    array = log_probs.detach().float().cpu().numpy() if hasattr(log_probs, "detach") else np.asarray(log_probs)
+    array = np.ascontiguousarray(array, dtype=np.float32)
+    if array.ndim != 3:
+        raise ValueError(f"log_probs has the shape {array.shape}; it needs to be (batch, steps, vocab)")
+    batch, steps, columns = array.shape
+    if columns != vocab:
+        raise ValueError(
+            f"log_probs has {columns} columns and the decoder {vocab} tokens; use the processor of the model that "
+            "made the logits"
+        )
+    if lengths is not None and hasattr(lengths, "detach"):
+        lengths = lengths.detach().cpu()
+    lengths = np.full(batch, steps) if lengths is None else np.asarray(lengths).astype(np.int64)
+    if lengths.shape != (batch,) or (lengths < 0).any() or (lengths > steps).any():
+        raise ValueError(f"lengths is {lengths.tolist()}; it needs {batch} numbers of steps from 0 to {steps}")
+    mask = np.arange(steps) < lengths[:, None]  # (batch, steps)
+    totals = np.exp(array).sum(axis=-1)
+    if np.isnan(totals[mask]).any():
+        row = int(np.argwhere(np.isnan(totals) & mask)[0, 0])
+        raise ValueError(f"log_probs of utterance {row} holds NaN; look at the audio and the model's weights")
+    if mask.any() and np.abs(totals[mask] - 1).max() > NORMALISED_WITHIN:
+        worst = totals[mask][np.abs(totals[mask] - 1).argmax()]
+        raise ValueError(
+            f"the probabilities of a step sum to {worst:.3g} and not to 1; give log-probabilities, "
+            "logits.log_softmax(dim=-1)"
+        )
+    return array, lengths
+
+
+def _word_times(
+    log_probs: np.ndarray, tokens: np.ndarray, word_of_token: np.ndarray, words: int, blank_id: int
+) -> tuple[list[int], list[int]]:
+    """First step, and step after the last, of each word in the best alignment of the tokens."""
+    starts, ends = [0] * words, [0] * words
+    token_at = viterbi_path(log_probs, tokens, blank_id)  # (steps,) odd where a token is spoken
+    spoken = np.flatnonzero(token_at % 2 == 1)
+    of_word = word_of_token[token_at[spoken] // 2]
+    of_step = list(zip(spoken[of_word >= 0].tolist(), of_word[of_word >= 0].tolist(), strict=True))
+    for step, word in reversed(of_step):
+        starts[word] = step
+    for step, word in of_step:
+        ends[word] = step + 1
+    for word in range(1, words):
+        if ends[word] == 0:  # one token wrote this word and the one before it
+            starts[word], ends[word] = starts[word - 1], ends[word - 1]
+    return starts, ends
+
+
+def _map_in_threads(function: Callable, items: Sequence) -> list:
+    """Apply a function that lets go of Python's lock to each item, on as many threads as numba uses."""
+    threads = min(numba.get_num_threads(), len(items))
+    if threads <= 1:
+        return [function(item) for item in items]
+    with ThreadPoolExecutor(threads) as pool:
+        return list(pool.map(function, items))

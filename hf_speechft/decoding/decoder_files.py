@@ -1,0 +1,74 @@
+"""A decoder in a folder: `decoder_config.json` with its settings, and `lm.safetensors` with its n-gram model."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from .ngram import NGramLM
+
+if TYPE_CHECKING:
+    from .decoder import CTCDecoder
+
+__all__ = ["DECODER_FOLDER", "load_decoder", "save_decoder"]
+
+DECODER_FOLDER = "decoder"  # beside a model's files
+CONFIG_FILE, LM_FILE = "decoder_config.json", "lm.safetensors"
+SETTINGS = ("tokens", "blank_id", "lm_weight", "word_bonus", "hotwords", "phrases", "beam_width", "token_min_logp")
+
+
+def save_decoder(decoder: "CTCDecoder", folder: str | Path) -> None:
+    """Write a decoder; a language model of the Hub is named and not copied.
+
+    Args:
+        decoder: The decoder.
+        folder: Made if it does not exist.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    config = {name: getattr(decoder, name) for name in SETTINGS}
+    if isinstance(decoder.lm, NGramLM):
+        decoder.lm.save(folder / LM_FILE)
+        config["lm"] = LM_FILE
+    else:
+        (folder / LM_FILE).unlink(missing_ok=True)
+        config["lm"] = None if decoder.lm is None else {"causal_lm": decoder.lm.name_or_path}
+    for name in ("hotwords", "phrases"):
+        if config[name] is not None and not isinstance(config[name], (str, dict)):
+            config[name] = list(config[name])
+    text = json.dumps(config, indent=2, ensure_ascii=False)
+    (folder / CONFIG_FILE).write_text(text + "\n", encoding="utf-8")
+
+
+def load_decoder(folder: str | Path) -> dict[str, object]:
+    """Read the arguments of a decoder.
+
+    Args:
+        folder: Written by `save_decoder`.
+
+    Returns:
+        Arguments of `CTCDecoder`.
+
+    Raises:
+        ValueError: A file is missing or damaged.
+    """
+    path = Path(folder) / CONFIG_FILE
+    if not path.is_file():
+        raise ValueError(f"{folder} holds no decoder: there is no {CONFIG_FILE}; write one with save_pretrained")
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is no JSON ({error}); save the decoder again") from error
+    unknown = set(config) ^ {*SETTINGS, "lm"}
+    if unknown:
+        raise ValueError(f"{path} has or lacks the settings {', '.join(sorted(unknown))}; save the decoder again")
+    if config["lm"] == LM_FILE:
+        if not path.with_name(LM_FILE).is_file():
+            raise ValueError(
+                f"{folder} lacks {LM_FILE}, the language model that {CONFIG_FILE} names; copy it there too"
+            )
+        config["lm"] = NGramLM.load(path.with_name(LM_FILE))
+    elif config["lm"] is not None:
+        from .rescoring import CausalWordScorer
+
+        config["lm"] = CausalWordScorer.from_pretrained(config["lm"]["causal_lm"])
+    return config

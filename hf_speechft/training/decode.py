@@ -1,0 +1,142 @@
+"""The final decoding of a run: by beam search, with an n-gram model of the transcripts, and rescored.
+
+validation split -> weights (`tuning.py`) -> test split -> hypotheses of each way of decoding; a decoder to be saved
+"""
+
+import logging
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from datasets import Dataset
+
+from hf_speechft.decoding.decoder import CTCDecoder, Hypothesis
+from hf_speechft.decoding.language_model import NoLanguageModelHead
+from hf_speechft.decoding.ngram import NGramLM
+from hf_speechft.decoding.rescoring import SentenceScorer, rescore
+from hf_speechft.model.modeling_speechbert import SpeechBertForCTC
+from hf_speechft.model.processing_speechbert import SpeechBertProcessor
+from hf_speechft.training.tuning import decode_batch, emissions, tune_decoder, tune_rescoring, tuning_sample
+
+logger = logging.getLogger(__name__)
+
+NBEST = 10  # hypotheses of an utterance that are rescored
+
+
+@dataclass(frozen=True)
+class Decoding:
+    """The test split, decoded in one way.
+
+    Attributes:
+        name: What was done, such as `beam search`.
+        hypotheses: Text of each utterance.
+        settings: What it was done with; weights are those found on the validation split.
+    """
+
+    name: str
+    hypotheses: Sequence[str]
+    settings: Mapping[str, float | int | str]
+
+
+@dataclass(frozen=True)
+class DecodingPlan:
+    """What the final decoding is asked for.
+
+    Attributes:
+        beam_width: Token sequences that the search keeps.
+        lm_order: Words in the longest n-grams of the language model.
+        lm_lines: The text that it is estimated from.
+        rescoring_model: Hub id or folder of a language model that rescores; None for none.
+        batch_size: Utterances that go through the model at once.
+        show_progress: Whether to show bars.
+    """
+
+    beam_width: int
+    lm_order: int
+    lm_lines: Iterable[str]
+    rescoring_model: str | None
+    batch_size: int
+    show_progress: bool
+
+
+def decode_finally(
+    model: SpeechBertForCTC,
+    processor: SpeechBertProcessor,
+    validation: Dataset,
+    test: Dataset,
+    plan: DecodingPlan,
+) -> tuple[list[Decoding], CTCDecoder]:
+    """Decode the test split by beam search, with an n-gram model, and rescored.
+
+    Args:
+        model: The trained model.
+        processor: Its processor.
+        validation: The split that weights are found on.
+        test: The split that is reported.
+        plan: What to decode with.
+
+    Returns:
+        The decodings, rescoring only where its model can score text; and the decoder with the n-gram model and the
+        weights that were found.
+    """
+    decoder = CTCDecoder.from_processor(
+        processor, lm=NGramLM.from_text(plan.lm_lines, plan.lm_order), beam_width=plan.beam_width
+    )
+    validation = tuning_sample(validation)
+    options = {"batch_size": plan.batch_size, "show_progress": plan.show_progress}
+    batches = list(emissions(model, processor, validation, description="validation", **options))
+    weights = tune_decoder(decoder, batches, validation["text"])
+    decoder = decoder.with_weights(weights.lm_weight, weights.word_bonus)
+    plain = CTCDecoder.from_processor(processor, beam_width=plan.beam_width)
+    beam, with_lm = [], []
+    for batch in emissions(model, processor, test, description="test", **options):
+        beam += decode_batch(plain, batch)
+        with_lm += decode_batch(decoder, batch, NBEST)
+    settings = {"beam_width": plan.beam_width}
+    settings_lm = settings | {"lm_order": plan.lm_order, "lm_weight": weights.lm_weight}
+    settings_lm["word_bonus"] = weights.word_bonus
+    decodings = [
+        Decoding("beam search", _best_texts(beam), settings),
+        Decoding(f"beam search, {plan.lm_order}-gram", _best_texts(with_lm), settings_lm),
+    ]
+    scorer = _load_scorer(plan.rescoring_model)
+    if scorer is not None:
+        decodings.append(_rescore(decoder, batches, validation["text"], with_lm, scorer, settings_lm))
+    return decodings, decoder
+
+
+def _load_scorer(name_or_path: str | None) -> SentenceScorer | None:
+    """The rescoring model, or None where there is none or it has no head for it."""
+    if name_or_path is None:
+        return None
+    try:
+        return SentenceScorer.from_pretrained(name_or_path)
+    except NoLanguageModelHead as error:
+        logger.info("no rescoring: %s", error)
+        return None
+
+
+def _rescore(
+    decoder: CTCDecoder,
+    batches: Sequence[Sequence[np.ndarray]],
+    references: Sequence[str],
+    nbest: Sequence[Sequence[Hypothesis]],
+    scorer: SentenceScorer,
+    settings: Mapping[str, float | int | str],
+) -> Decoding:
+    """Find the rescoring weights on the validation split, and rescore the test split's n-best lists."""
+    lists = [hypotheses for batch in batches for hypotheses in decode_batch(decoder, batch, NBEST)]
+    weights = tune_rescoring(lists, scorer, references)
+    rescored = rescore(nbest, scorer, weight=weights.lm_weight, word_bonus=weights.word_bonus)
+    name = scorer.name_or_path
+    added = {
+        "rescoring_model": Path(name).name if Path(name).is_dir() else name,
+        "rescoring_weight": weights.lm_weight,
+        "rescoring_word_bonus": weights.word_bonus,
+    }
+    return Decoding(f"{NBEST} best rescored", _best_texts(rescored), {**settings, **added})
+
+
+def _best_texts(nbest: Sequence[Sequence[Hypothesis]]) -> list[str]:
+    return [hypotheses[0].text for hypotheses in nbest]

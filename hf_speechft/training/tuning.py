@@ -1,0 +1,143 @@
+"""Weights of language models, found on the validation split: those with the fewest word errors.
+
+log-probabilities of the split -> beam search with each pair of weights -> word errors -> the best pair
+n-best lists and their scores by another model -> each pair of weights -> word errors -> the best pair
+"""
+
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from datasets import Dataset
+from tqdm import tqdm
+
+from hf_speechft.data.collate import SpeechCollator
+from hf_speechft.decoding.decoder import CTCDecoder, Hypothesis
+from hf_speechft.decoding.rescoring import SentenceScorer, rescore
+from hf_speechft.model.modeling_speechbert import SpeechBertForCTC
+from hf_speechft.model.processing_speechbert import SpeechBertProcessor
+from hf_speechft.scoring.metrics import count_errors, total
+
+LM_WEIGHTS = (0.0, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0)
+WORD_BONUSES = (0.0, 0.5, 1.0, 2.0, 3.0)
+RESCORING_WEIGHTS = (0.0, 0.1, 0.2, 0.3, 0.5, 0.7, 1.0)
+TUNING_UTTERANCES = 500  # of the validation split; more would change the weights little
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Weights and what they lead to.
+
+    Attributes:
+        lm_weight: Weight of the language model's natural logarithms.
+        word_bonus: Added for each word.
+        wer: Word error rate on the split that they were found on.
+    """
+
+    lm_weight: float
+    word_bonus: float
+    wer: float
+
+
+@torch.inference_mode()
+def emissions(
+    model: SpeechBertForCTC,
+    processor: SpeechBertProcessor,
+    utterances: Dataset,
+    *,
+    batch_size: int,
+    show_progress: bool,
+    description: str,
+) -> Iterator[list[np.ndarray]]:
+    """Run the model over utterances.
+
+    Args:
+        model: It is put into evaluation mode, and computes where it is.
+        processor: Its processor.
+        utterances: Rows with `audio`.
+        batch_size: Utterances that go through the model at once.
+        show_progress: Whether to show a bar.
+        description: What the bar says.
+
+    Yields:
+        For each batch the log-probabilities of its utterances, `(steps, vocab)` float32.
+    """
+    model.eval()
+    collate = SpeechCollator(processor)
+    for start in tqdm(range(0, len(utterances), batch_size), desc=description, disable=not show_progress):
+        rows = [utterances[index] for index in range(start, min(start + batch_size, len(utterances)))]
+        batch = collate([{name: row[name] for name in row if name != "text"} for row in rows])
+        features, mask = (batch[name].to(model.device) for name in ("input_features", "attention_mask"))
+        log_probs = model(features, mask).logits.float().log_softmax(dim=-1).cpu().numpy()
+        lengths = model.step_lengths(features, mask).tolist()
+        yield [log_probs[place, :steps] for place, steps in enumerate(lengths)]
+
+
+def decode_batch(decoder: CTCDecoder, batch: Sequence[np.ndarray], nbest: int = 1) -> list[list[Hypothesis]]:
+    """Decode utterances of different lengths, `(steps, vocab)` each."""
+    lengths = [len(log_probs) for log_probs in batch]
+    padded = np.zeros((len(batch), max(lengths, default=0), len(decoder.tokens)), np.float32)
+    for place, log_probs in enumerate(batch):
+        padded[place, : len(log_probs)] = log_probs
+    return decoder.decode(padded, lengths, nbest)
+
+
+def tuning_sample(utterances: Dataset, seed: int = 0) -> Dataset:
+    """The utterances that weights are found on: all, or of a large split a random part in the split's order."""
+    if len(utterances) <= TUNING_UTTERANCES:
+        return utterances
+    chosen = np.random.default_rng(seed).choice(len(utterances), TUNING_UTTERANCES, replace=False)
+    return utterances.select(sorted(chosen.tolist()))
+
+
+def tune_decoder(decoder: CTCDecoder, batches: Sequence[Sequence[np.ndarray]], references: Sequence[str]) -> Weights:
+    """Find the weights of the decoder's language model.
+
+    Args:
+        decoder: Its own weights do not matter.
+        batches: Log-probabilities of the validation split, as `emissions` yields them.
+        references: Transcripts in the same order.
+
+    Returns:
+        The weights with the fewest word errors; of equal ones the smallest.
+    """
+
+    def wer(lm_weight: float, word_bonus: float) -> float:
+        candidate = decoder.with_weights(lm_weight, word_bonus)
+        return _wer(references, [nbest for batch in batches for nbest in decode_batch(candidate, batch)])
+
+    # A bonus pays back what the language model takes for each word, so it grows with the weight.
+    pairs = [(weight, bonus) for weight in LM_WEIGHTS for bonus in WORD_BONUSES if bonus <= 4 * weight]
+    return _best(Weights(*pair, wer(*pair)) for pair in pairs)
+
+
+def tune_rescoring(
+    nbest: Sequence[Sequence[Hypothesis]], scorer: SentenceScorer, references: Sequence[str]
+) -> Weights:
+    """Find the weights of a language model that rescores n-best lists.
+
+    Args:
+        nbest: Hypotheses of the validation split.
+        scorer: The language model.
+        references: Transcripts in the same order.
+
+    Returns:
+        The weights with the fewest word errors; of equal ones the smallest.
+    """
+
+    def wer(weight: float, word_bonus: float) -> float:
+        return _wer(references, rescore(nbest, scorer, weight=weight, word_bonus=word_bonus))
+
+    pairs = [(weight, bonus) for weight in RESCORING_WEIGHTS for bonus in WORD_BONUSES if bonus <= 4 * weight]
+    return _best(Weights(*pair, wer(*pair)) for pair in pairs)
+
+
+def _best(candidates: Iterable[Weights]) -> Weights:
+    return min(candidates, key=lambda one: (one.wer, one.lm_weight, one.word_bonus))
+
+
+def _wer(references: Sequence[str], nbest: Sequence[Sequence[Hypothesis]]) -> float:
+    rate = total(count_errors(references, [hypotheses[0].text for hypotheses in nbest], "word")).rate
+    return rate if math.isfinite(rate) else math.inf

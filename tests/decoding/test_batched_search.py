@@ -1,0 +1,85 @@
+import numpy as np
+import pytest
+import torch
+
+from hf_speechft.decoding.batched_search import search_batch
+from hf_speechft.decoding.decoder import CTCDecoder
+from hf_speechft.decoding.ngram import NGramLM
+from hf_speechft.decoding.search import search
+from tests.decoding.brute_force import BLANKS, STYLES, all_hypotheses, random_log_probs
+
+
+def assert_same_paths(batched, single):
+    np.testing.assert_allclose(batched.score, single.score, atol=1e-9)
+    np.testing.assert_allclose(batched.acoustic, single.acoustic, atol=1e-9)
+    np.testing.assert_allclose(batched.lm, single.lm, atol=1e-9)
+    assert batched.start.tolist() == single.start.tolist()
+    assert batched.tokens.tolist() == single.tokens.tolist()
+
+
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+@pytest.mark.parametrize("style", STYLES)
+@pytest.mark.parametrize("kind", ["plain", "everything"])
+def test_search_batch_with_narrow_beam_matches_search(style, kind, device):
+    words = ["你", "好"] if style == "no word marks" else ["a", "ab"]
+    separator = "" if style == "no word marks" else " "
+    options = {}
+    if kind == "everything":
+        lm = NGramLM.from_text([" ".join(words), f"{words[0]} {words[0]}", words[1]], 3)
+        options = {"lm": lm, "lm_weight": 0.8, "word_bonus": 0.4, "hotwords": {separator.join(words): 3.0}}
+    lengths = np.array([30, 0, 17])
+    log_probs = random_log_probs(np.random.default_rng(3), 30, len(STYLES[style]), batch=3, peakedness=1.5)
+    knowledge = CTCDecoder(STYLES[style], BLANKS[style], **options)._knowledge
+    batched = search_batch(torch.from_numpy(log_probs).to(device), lengths, BLANKS[style], 7, -2.5, knowledge)
+    for row, paths in enumerate(batched):
+        expected = search(log_probs[row, : lengths[row]], BLANKS[style], 7, -2.5, knowledge)
+        assert len(expected.score) == (1 if lengths[row] == 0 else 7)
+        assert_same_paths(paths, expected)
+
+
+def test_search_batch_of_no_utterance_is_empty():
+    knowledge = CTCDecoder(STYLES["delimiter"], 0)._knowledge
+    assert search_batch(np.zeros((0, 5, 4), np.float32), np.zeros(0, int), 0, 4, -5.0, knowledge) == []
+
+
+class CountingScorer:
+    """A causal language model over words with simple scores, which counts what it is asked."""
+
+    name_or_path = "test"
+
+    def __init__(self):
+        self.asked = []
+
+    def score_words(self, pairs):
+        self.asked += pairs
+        return np.array([-0.3 * len(word) - 0.7 * (word in history) for history, word in pairs])
+
+    def score_ends(self, histories):
+        return np.array([-0.1 * len(history) for history in histories])
+
+    def score(self, sentence):
+        words = sentence.split()
+        total = sum(-0.3 * len(word) - 0.7 * (word in words[:place]) for place, word in enumerate(words))
+        return (total - 0.1 * len(words)) / np.log(10)
+
+
+@pytest.mark.parametrize("style", ["delimiter", "sentencepiece", "wordpiece", "byte-level"])
+def test_search_batch_with_causal_language_model_matches_brute_force(style):
+    log_probs = random_log_probs(np.random.default_rng(5), 4, len(STYLES[style]), batch=2)
+    scorer = CountingScorer()
+    options = {"lm": scorer, "lm_weight": 0.6, "word_bonus": 0.2, "beam_width": 100_000, "token_min_logp": -np.inf}
+    decoder = CTCDecoder(STYLES[style], BLANKS[style], **options)
+    for row, hypotheses in enumerate(decoder.decode(log_probs, nbest=5)):
+        expected = all_hypotheses(log_probs[row], style, lm=scorer, lm_weight=0.6, word_bonus=0.2)
+        assert hypotheses[0].score == pytest.approx(expected[0][0], abs=1e-4)
+        assert hypotheses[0].token_ids == expected[0][3]
+        assert hypotheses[0].lm_score == pytest.approx(expected[0][2])
+    assert scorer.asked
+
+
+def test_search_batch_asks_the_language_model_only_where_a_word_may_end():
+    log_probs = np.log(np.full((1, 6, 4), [0.4, 0.001, 0.3, 0.299], np.float32))
+    scorer = CountingScorer()
+    decoder = CTCDecoder(STYLES["delimiter"], 0, lm=scorer, beam_width=4, token_min_logp=-3.0)
+    decoder.decode(log_probs)
+    assert len(scorer.asked) == 4  # at the end only: the open word of each of the 4 prefixes
