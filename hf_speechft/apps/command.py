@@ -8,6 +8,7 @@ from hf_speechft import __version__
 from hf_speechft.apps import lm
 from hf_speechft.apps.align import align
 from hf_speechft.apps.transcribe import transcribe
+from hf_speechft.apps.tune import tune
 
 app = typer.Typer(
     name="hf-speechft",
@@ -20,6 +21,7 @@ app = typer.Typer(
 )
 app.command()(transcribe)
 app.command()(align)
+app.command()(tune)
 app.add_typer(lm.app, name="lm")
 
 
@@ -29,7 +31,7 @@ def _show_version(is_asked: bool) -> None:
         raise typer.Exit
 
 
-@app.callback()  # also keeps `transcribe` a sub-command while it is the only one
+@app.callback()
 def command(
     version: Annotated[
         bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version and exit.")

@@ -83,7 +83,7 @@ def score(
             words += len(line.split())
             unknown += sum(lm.word_id(word) == 0 for word in line.split())
         if text.sentences == 0:
-            raise ValueError(f"there are no words in {', '.join(files)}; give sentences, one a line")
+            raise ValueError(f"{', '.join(files)} has no words; give sentences, one a line")
     except ValueError as error:
         _fail(error)
     perplexity = 10 ** (-total / (words + text.sentences))
@@ -111,6 +111,10 @@ def load_lm(path: str) -> "NGramLM":
         raise ValueError(f"{path} cannot be read: {error.strerror or error}") from error
 
 
+class _TextError(ValueError):
+    """A text file that cannot be read; the message names it."""
+
+
 class _Text:
     """The normalised lines of text files that have words; on a terminal, reading shows a bar.
 
@@ -127,7 +131,7 @@ class _Text:
         for file in files:
             if Path(file).is_dir() or not Path(file).exists():  # pipes are neither files nor folders
                 problem = "is a folder" if Path(file).is_dir() else "does not exist"
-                raise ValueError(f"{file} {problem}; give text files, one sentence a line")
+                raise _TextError(f"{file} {problem}; give text files, one sentence a line")
         self.files, self.normalizer = files, normalizer
         self.sentences, self.place = 0, ""
 
@@ -142,7 +146,7 @@ class _Text:
                 try:
                     line = " ".join(normalize_text(raw.decode(), self.normalizer).split())
                 except UnicodeDecodeError as error:
-                    raise ValueError(f"{self.place} is not UTF-8; convert the file") from error
+                    raise _TextError(f"{self.place} is not UTF-8; convert the file") from error
                 if line:
                     self.sentences += 1
                     yield line
@@ -156,7 +160,7 @@ class _Text:
                         self.place = f"{file}, line {number}"
                         yield line.removeprefix(BYTE_ORDER_MARK) if number == 1 else line
             except OSError as error:
-                raise ValueError(f"{file} cannot be read: {error.strerror}") from error
+                raise _TextError(f"{file} cannot be read: {error.strerror}") from error
 
 
 def _check_output(output: str, order: int) -> None:
@@ -178,6 +182,8 @@ def _estimate(text: _Text, order: int) -> "NGramLM":
 
     try:
         return NGramLM.from_text(lines(), order)
+    except _TextError:
+        raise
     except ValueError as error:
         raise ValueError(f"{text.place or ', '.join(text.files)}: {error}") from error
 

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from datasets import DatasetDict
 
     from hf_speechft.decoding import NGramLM
+    from hf_speechft.model.modeling_speechbert import SpeechBertForCTC
     from hf_speechft.model.processing_speechbert import SpeechBertProcessor
 
 
@@ -60,7 +61,7 @@ def _tune(
     from hf_speechft.training.tuning import emissions, tune_decoder, tuning_sample
 
     corpus = _load(dataset, split, processor)
-    decoder = CTCDecoder.from_processor(processor, lm=_find_lm(lm, model, processor, corpus), beam_width=beams)
+    decoder = CTCDecoder.from_processor(processor, lm=_find_lm(lm, recogniser, processor, corpus), beam_width=beams)
     utterances = tuning_sample(corpus["validation"])
     options = {"batch_size": batch_size, "show_progress": sys.stderr.isatty(), "description": split}
     batches = list(emissions(recogniser, processor, utterances, **options))
@@ -69,8 +70,8 @@ def _tune(
     tuned = decoder.with_weights(weights.lm_weight, weights.word_bonus)
     save_atomically(model, lambda folder: tuned.save_pretrained(folder / DECODER_FOLDER))
     return (
-        f"{model}/{DECODER_FOLDER}: lm_weight {weights.lm_weight:g}, word_bonus {weights.word_bonus:g}; WER on {split} "
-        f"{100 * weights.wer:.1f} %, {len(references)} utterances"
+        f"{model}/{DECODER_FOLDER}: lm_weight {weights.lm_weight:g}, word_bonus {weights.word_bonus:g}; WER on {split}"
+        f" {100 * weights.wer:.1f} %, {len(references)} utterances"
     )
 
 
@@ -80,13 +81,15 @@ def _load(dataset: str, split: str, processor: "SpeechBertProcessor") -> "Datase
     return load_corpus(dataset, validation_split=split, normalizer=processor.tokenizer.text_normalizer)
 
 
-def _find_lm(lm: str | None, model: str, processor: "SpeechBertProcessor", corpus: "DatasetDict") -> "NGramLM":
+def _find_lm(
+    lm: str | None, recogniser: "SpeechBertForCTC", processor: "SpeechBertProcessor", corpus: "DatasetDict"
+) -> "NGramLM":
     """The language model that is named, the one that the model has, or one of the training transcripts."""
     from hf_speechft.decoding import NGramLM
 
     if lm is not None:
         return load_lm(lm)
-    saved = load_decoder(model, processor)
+    saved = load_decoder(recogniser, processor)
     if saved is not None and saved.lm is not None:
         return saved.lm
     return NGramLM.from_text(corpus["train"]["text"][:], 4)

@@ -12,7 +12,6 @@ import numpy as np
 from datasets import Dataset
 
 from hf_speechft.decoding.decoder import CTCDecoder, Hypothesis
-from hf_speechft.decoding.language_model import NoLanguageModelHead
 from hf_speechft.decoding.ngram import NGramLM
 from hf_speechft.decoding.rescoring import SentenceScorer, rescore
 from hf_speechft.model.modeling_speechbert import SpeechBertForCTC
@@ -107,12 +106,12 @@ def decode_finally(
 
 
 def _load_scorer(name_or_path: str | None) -> SentenceScorer | None:
-    """The rescoring model, or None where there is none or it has no head for it."""
+    """The rescoring model, or None where there is none or it cannot score text."""
     if name_or_path is None:
         return None
     try:
         return SentenceScorer.from_pretrained(name_or_path)
-    except NoLanguageModelHead as error:
+    except ValueError as error:  # no language-model head, or a tokenizer that begins no sentence
         logger.info("no rescoring: %s", error)
         return None
 

@@ -1,6 +1,7 @@
 """`hf-speechft transcribe`: formats, output, and every mistake a user can make with files and models."""
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -10,21 +11,16 @@ import pytest
 import soundfile
 import torch
 import typer
-from transformers import BertConfig, Wav2Vec2Config
-from transformers.utils import logging
 from typer.testing import CliRunner
 
 from hf_speechft import (
-    SpeechBertConfig,
-    SpeechBertFeatureExtractor,
     SpeechBertForCTC,
     SpeechBertProcessor,
-    SpeechBertTokenizer,
 )
 from hf_speechft.apps import transcribe as transcribe_module
 from hf_speechft.apps.command import app
-from hf_speechft.apps.transcribe import ModelError, load_model
 from hf_speechft.data.audio import load_audio
+from hf_speechft.decoding import CTCDecoder
 
 ROOT = Path(__file__).resolve().parents[2]
 RATE_HZ = 16_000
@@ -33,30 +29,6 @@ UNITS = ["<pad>", "<unk>", "▁", *"abcdefghijklmnopqrstuvwxyzäß"]
 
 def run(*arguments):
     return CliRunner().invoke(app, ["transcribe", *map(str, arguments)], prog_name="hf-speechft")
-
-
-@pytest.fixture(scope="module")
-def model_folder(tmp_path_factory):
-    """A saved model with random weights that hears many different units."""
-    folder = tmp_path_factory.mktemp("model")
-    vocab_file = folder / "vocab.json"
-    vocab_file.write_text(json.dumps({unit: index for index, unit in enumerate(UNITS)}), encoding="utf-8")
-    torch.manual_seed(0)
-    backbone = BertConfig(hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=64)
-    model = SpeechBertForCTC(SpeechBertConfig(backbone_config=backbone, vocab_size=len(UNITS)))
-    with torch.no_grad():
-        model.head.weight.normal_()
-        model.head.bias[1] = -1000.0  # never <unk>
-    model.save_pretrained(folder)
-    SpeechBertProcessor(SpeechBertFeatureExtractor(), SpeechBertTokenizer(str(vocab_file))).save_pretrained(folder)
-    return folder
-
-
-@pytest.fixture
-def clip(tmp_path, waveform):
-    path = tmp_path / "clip.wav"
-    soundfile.write(path, waveform, RATE_HZ)
-    return path
 
 
 def expected_text(model_folder, path):
@@ -177,88 +149,6 @@ def test_transcribe_chunk_that_does_not_fit_is_refused_once(model_folder, clip):
     assert result.stderr.count("chunk_s is 30 s") == 1
 
 
-def damage(folder, target, name, content):
-    """Copy a model's folder with one file missing or replaced."""
-    target.mkdir()
-    for path in folder.iterdir():
-        if path.name != name and path.is_file():
-            (target / path.name).write_bytes(path.read_bytes())
-    if content is not None:
-        (target / name).write_bytes(content)
-    return target
-
-
-@pytest.mark.parametrize(
-    ("name", "content", "message"),
-    [
-        ("config.json", None, "is a folder without a model"),
-        ("config.json", b"{ not json", "config.json cannot be read"),
-        ("config.json", b"{}", "type unknown, not a SpeechBERT model"),
-        ("model.safetensors", None, "incomplete or damaged"),
-        ("model.safetensors", b"cut off", "incomplete or damaged"),
-        ("vocab.json", None, "incomplete or damaged"),
-        ("processor_config.json", None, "incomplete or damaged"),
-    ],
-)
-def test_load_model_damaged_folder_raises(model_folder, tmp_path, name, content, message):
-    folder = damage(model_folder, tmp_path / "damaged", name, content)
-    with pytest.raises(ModelError, match=message) as error_info:
-        load_model(str(folder))
-    assert "\n" not in str(error_info.value)
-
-
-def test_load_model_missing_weights_raise(model_folder, tmp_path):
-    from safetensors.torch import load_file, save_file
-
-    folder = damage(model_folder, tmp_path / "partial", "model.safetensors", None)
-    weights = load_file(model_folder / "model.safetensors")
-    del weights["head.weight"]
-    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(ModelError, match=r"lacks 1 weights of its model, such as head\.weight"):
-        load_model(str(folder))
-
-
-def test_load_model_other_architecture_raises(tmp_path):
-    Wav2Vec2Config().save_pretrained(tmp_path)
-    with pytest.raises(ModelError, match="is a model of type wav2vec2, not a SpeechBERT model"):
-        load_model(str(tmp_path))
-
-
-@pytest.mark.parametrize(
-    ("name", "message"),
-    [
-        ("./nothing", "./nothing does not exist"),
-        ("/nothing/here", "/nothing/here does not exist"),
-        ("a/b/c", "a/b/c does not exist"),
-        ("nobody/nothing", "neither a folder nor a model that the Hub gives out"),
-        ("not an id", "neither a folder nor a model that the Hub gives out"),
-    ],
-)
-def test_load_model_unknown_name_raises(name, message):
-    with pytest.raises(ModelError, match=message):
-        load_model(name)
-
-
-def test_load_model_file_raises(clip):
-    with pytest.raises(ModelError, match="is a file"):
-        load_model(str(clip))
-
-
-def test_load_model_unusable_device_raises(model_folder):
-    with pytest.raises(ModelError, match="device 'tape' is unknown"):
-        load_model(str(model_folder), "tape")
-    if not torch.cuda.is_available():
-        with pytest.raises(ModelError, match="device cuda is not usable here"):
-            load_model(str(model_folder), "cuda")
-
-
-def test_load_model_leaves_logging_as_it_was(model_folder):
-    before = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    model, _ = load_model(str(model_folder))
-    assert (logging.get_verbosity(), logging.is_progress_bar_enabled()) == before
-    assert not model.training
-
-
 class Terminal:
     """Takes what is written, as a terminal does."""
 
@@ -301,3 +191,69 @@ def test_transcribe_is_a_function_of_its_own(model_folder, clip, capsys):
     shown = capsys.readouterr()
     assert shown.out == expected_text(model_folder, clip) + "\n"
     assert shown.err.count("\n") == 1
+
+
+def save_decoder(model_folder, target, **options):
+    """A copy of the model with a decoder beside it."""
+    shutil.copytree(model_folder, target)
+    processor = SpeechBertProcessor.from_pretrained(target)
+    decoder = CTCDecoder.from_processor(processor, **options)
+    decoder.save_pretrained(target / "decoder")
+    return decoder
+
+
+def log_probs_of(model_folder, clip):
+    model, processor = (
+        SpeechBertForCTC.from_pretrained(model_folder),
+        SpeechBertProcessor.from_pretrained(model_folder),
+    )
+    with torch.no_grad():
+        logits = model(**processor(audio=load_audio(clip, RATE_HZ), sampling_rate=RATE_HZ)).logits
+    return logits.log_softmax(dim=-1)
+
+
+def test_transcribe_uses_the_decoder_that_lies_beside_the_model(model_folder, clip, tmp_path):
+    decoder = save_decoder(model_folder, tmp_path / "model", beam_width=6, hotwords={"zzz": 30.0})
+    (hypothesis,) = decoder.decode(log_probs_of(model_folder, clip))[0]
+    line = json.loads(run(clip, "--model", tmp_path / "model", "--json").stdout)
+    assert line["text"] == hypothesis.text != expected_text(model_folder, clip)
+    assert [word["confidence"] for word in line["words"]] == pytest.approx(
+        [word.confidence for word in hypothesis.words], abs=1e-3
+    )
+    greedy = run(clip, "--model", tmp_path / "model", "--beams", "1").stdout
+    assert greedy == expected_text(model_folder, clip) + "\n"
+
+
+def test_transcribe_with_phrases_gives_one_of_them_and_a_rejection_score(model_folder, clip, tmp_path):
+    (tmp_path / "phrases.txt").write_text("turn on\n\nturn off\n")
+    line = json.loads(run(clip, "--model", model_folder, "--phrases", tmp_path / "phrases.txt", "--json").stdout)
+    assert line["text"] in ("turn on", "turn off")
+    assert line["rejection_score"] > 0
+    (tmp_path / "home.jsgf").write_text("#JSGF V1.0; grammar home; public <a> = turn (on | off);")
+    line = json.loads(run(clip, "--model", model_folder, "--phrases", tmp_path / "home.jsgf", "--json").stdout)
+    assert line["text"] in ("turn on", "turn off")
+
+
+@pytest.mark.parametrize(("ending", "first"), [("srt", "1\n00:00:0"), ("vtt", "WEBVTT\n")])
+def test_transcribe_writes_subtitles(model_folder, clip, tmp_path, ending, first):
+    assert run(clip, "--model", model_folder, "--format", ending).stdout.startswith(first)
+    other = tmp_path / "other.wav"
+    other.write_bytes(clip.read_bytes())
+    result = run(clip, other, "--model", model_folder, "--format", ending, "--output-dir", tmp_path / "out")
+    assert (result.exit_code, result.stdout) == (0, "")
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [f"clip.{ending}", f"other.{ending}"]
+    assert run(clip, other, "--model", model_folder, "--format", ending).exit_code == 2
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--hotword", "日本"], "hot word '日本' cannot be written"),
+        (["--phrases", "missing.txt"], "missing.txt cannot be read"),
+    ],
+)
+def test_transcribe_unusable_words_are_one_line_of_error(model_folder, clip, options, message):
+    result = run(clip, "--model", model_folder, *options)
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert message in result.stderr
+    assert result.stderr.count("\n") == 1

@@ -62,6 +62,18 @@ def test_read_arpa_gives_arrays_in_the_order_of_the_trie(write):
     assert [str(array.dtype) for array in arrays] == ["int32", "float32", "float32", "int32", "int32"]
 
 
+def test_read_arpa_pruned_suffix_is_the_longest_that_is_there(write):
+    """The suffix of "turn on on turn" is "on turn", because the file lacks "on on turn"."""
+    pairs = ["-1\tturn on", "-1\ton on", "-1\ton turn\t-0.5"]
+    longer = ["\\3-grams:", "-1\tturn on on", "\\4-grams:", "-1\tturn on on turn", "\\end\\"]
+    changes = {3: "ngram 2=3\nngram 3=1\nngram 4=1", 17: "\n".join(longer)}
+    lm = read_arpa(write(changes | dict(zip((13, 14, 15), pairs, strict=True))))
+    turn, on = lm.word_id("turn"), lm.word_id("on")
+    bigrams = {(parent, word): node for node, parent, word in [(6, turn, on), (7, on, turn), (8, on, on)]}
+    assert lm.arrays.word[6:9].tolist() == [on, turn, on]
+    assert lm.arrays.suffix.tolist()[9:] == [bigrams[on, on], bigrams[on, turn]]
+
+
 @pytest.mark.parametrize(
     "changes",
     [

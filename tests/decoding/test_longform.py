@@ -19,7 +19,19 @@ from hf_speechft import (
     SpeechBertTokenizer,
 )
 from hf_speechft.data.audio import load_audio, stream_audio
-from hf_speechft.decoding.longform import Chunk, ChunkPlan, cut_chunks, join_chunks, plan_chunks, transcribe
+from hf_speechft.decoding import CTCDecoder
+from hf_speechft.decoding.longform import (
+    Chunk,
+    ChunkPlan,
+    TimedWord,
+    _pause,
+    _search,
+    _timed_words,
+    cut_chunks,
+    join_chunks,
+    plan_chunks,
+    transcribe,
+)
 
 ROOT = Path(__file__).resolve().parents[2]
 RATE_HZ = 16_000
@@ -53,6 +65,15 @@ def make_model(subsampling=4, backbone=BertConfig, **options):
         model.head.weight.normal_()
         model.head.bias[0] = 1.0
         model.head.bias[1] = -1000.0  # never <unk>
+    return model
+
+
+def make_local_model():
+    """The same, where attention adds nothing, and positions neither."""
+    model = make_model()
+    with torch.no_grad():
+        model.speechbert.backbone.encoder.layer[0].attention.output.dense.weight.zero_()
+        model.speechbert.backbone.embeddings.position_embeddings.weight.zero_()
     return model
 
 
@@ -137,10 +158,7 @@ def test_transcribe_is_invariant_to_blocks_and_batch_size(model, processor):
 
 def test_transcribe_local_model_is_invariant_to_chunks(processor, decoded_ids):
     """Where neither features nor attention reach beyond a chunk, chunks change nothing at all."""
-    model = make_model()
-    with torch.no_grad():  # attention adds nothing, positions neither
-        model.speechbert.backbone.encoder.layer[0].attention.output.dense.weight.zero_()
-        model.speechbert.backbone.embeddings.position_embeddings.weight.zero_()
+    model = make_local_model()
     plain = SpeechBertProcessor(SpeechBertFeatureExtractor(normalize="none"), processor.tokenizer)
     waveform = make_sound(20.0)
     ids = direct_ids(model, plain, waveform)
@@ -216,6 +234,146 @@ def test_transcribe_batch_size_zero_raises(model, processor):
         transcribe([make_sound(1.0)], model, processor, batch_size=0)
 
 
+def direct_log_probs(model, processor, waveform):
+    inputs = processor(audio=waveform, sampling_rate=RATE_HZ)
+    with torch.inference_mode():
+        return model(inputs["input_features"], inputs["attention_mask"]).logits.log_softmax(dim=-1)
+
+
+def timed(words):
+    """Words without confidences, which depend on how much is searched at once."""
+    return [(word.text, pytest.approx(word.start_s), pytest.approx(word.end_s)) for word in words]
+
+
+@pytest.mark.parametrize("options", [{}, {"beam_width": 3, "hotwords": {"the zoo": 9.0}, "word_bonus": 1.5}])
+def test_transcribe_decoder_short_clip_matches_direct_decoding(model, processor, options):
+    decoder = CTCDecoder.from_processor(processor, **options)
+    waveform = make_sound(5.0)
+    transcript = transcribe(cut(waveform, 1.0), model, processor, decoder=decoder)
+    (expected,) = decoder.decode(direct_log_probs(model, processor, waveform))[0]
+    assert transcript.text == expected.text
+    assert transcript.words == [
+        TimedWord(
+            word.text,
+            pytest.approx(word.start_step * 0.04),
+            pytest.approx(min(word.end_step * 0.04, 5.0)),
+            pytest.approx(word.confidence),
+        )
+        for word in expected.words
+    ]
+    assert len(transcript.words) > 2
+    assert (transcript.duration_s, transcript.rejection_score) == (5.0, None)
+
+
+def test_transcribe_decoder_local_model_is_invariant_to_chunks(processor):
+    """Where neither features nor attention reach beyond a chunk, joined log-probabilities are those of the whole."""
+    model = make_local_model()
+    plain = SpeechBertProcessor(SpeechBertFeatureExtractor(normalize="none"), processor.tokenizer)
+    decoder = CTCDecoder.from_processor(processor, beam_width=4)
+    waveform = make_sound(20.0)
+    (expected,) = decoder.decode(direct_log_probs(model, plain, waveform))[0]
+    transcript = transcribe([waveform], model, plain, decoder=decoder, chunk_s=3.0)
+    assert len(transcript.text) > 50
+    assert transcript.text == expected.text
+    assert [word.start_s for word in transcript.words] == pytest.approx([w.start_step * 0.04 for w in expected.words])
+
+
+def test_transcribe_decoder_is_invariant_to_blocks_and_batch_size(model, processor):
+    decoder = CTCDecoder.from_processor(processor, beam_width=4)
+    waveform = make_sound(47.0)  # two passages
+    options = {"decoder": decoder, "chunk_s": 5.0}
+    whole = transcribe([waveform], model, processor, batch_size=1, **options)
+    for blocks, batch_size in ((cut(waveform, 0.31), 1), (cut(waveform, 8.0), 4)):
+        other = transcribe(blocks, model, processor, batch_size=batch_size, **options)
+        assert other.text == whole.text
+        assert [(word.text, word.start_s, word.end_s) for word in other.words] == timed(whole.words)
+    assert whole.words[-1].end_s > 45.0
+    assert all(word.end_s <= after.start_s for word, after in zip(whole.words, whole.words[1:], strict=False))
+
+
+def test_transcribe_phrases_give_a_rejection_score(model, processor):
+    decoder = CTCDecoder.from_processor(processor, phrases=["turn on the light", "stop"])
+    waveform = make_sound(3.0)
+    transcript = transcribe([waveform], model, processor, decoder=decoder)
+    (expected,) = decoder.decode(direct_log_probs(model, processor, waveform))[0]
+    assert transcript.text == expected.text
+    assert transcript.rejection_score == pytest.approx(expected.rejection_score, rel=1e-4)
+    assert transcript.rejection_score > 10
+
+
+def test_transcribe_phrases_long_recording_raises_before_its_end(model, processor):
+    decoder = CTCDecoder.from_processor(processor, phrases=["stop"])
+    given = []
+
+    def blocks():
+        for second in range(600):
+            given.append(second)
+            yield make_sound(1.0, second)
+
+    with pytest.raises(ValueError, match=r"longer than 30 s.*cut it into a recording for each utterance"):
+        transcribe(blocks(), model, processor, decoder=decoder, chunk_s=5.0, batch_size=2)
+    assert 30 < len(given) < 60
+
+
+SENTENCES = ["ing the red zebra", "sing", "the king swings on", "a", "thin ink the sink", "bring it", "one two three"]
+
+
+def spoken_log_probs(rng, sentences, word_gap_steps=1):
+    """Noisy log-probabilities `(steps, vocab)` of sentences between long pauses, and the pauses `(first, end)`."""
+    best, pauses = [], []
+    for sentence in sentences:
+        for unit in "▁".join(["", *sentence.split()]):
+            best += [UNITS.index(unit)] * int(rng.integers(1, 3)) + [0] * word_gap_steps
+        pauses.append((len(best), len(best) + 40))
+        best += [0] * 40
+    logits = rng.standard_normal((len(best), len(UNITS)))
+    logits[np.arange(len(best)), best] += 8.0
+    return torch.from_numpy(logits).float().log_softmax(dim=-1).numpy(), pauses
+
+
+@pytest.mark.parametrize("piece_steps", [1, 37, 333, 10_000])
+def test_search_passages_match_one_whole_search(processor, piece_steps):
+    """Words and times are those of the whole; each cut is inside a pause, so nothing is lost or doubled there."""
+    decoder = CTCDecoder.from_processor(processor, beam_width=4)
+    rng = np.random.default_rng(piece_steps)
+    sentences = [SENTENCES[place] for place in rng.choice(len(SENTENCES), 25)]
+    log_probs, pauses = spoken_log_probs(rng, sentences)
+    pieces = [log_probs[start : start + piece_steps] for start in range(0, len(log_probs), piece_steps)]
+    found = list(_search(pieces, decoder, 250))
+    words = [word for first_step, hypothesis in found for word in _timed_words(hypothesis, first_step, 0.04)]
+    assert [word.text for word in words] == " ".join(sentences).split()
+    whole = decoder.decode(log_probs[None])[0][0]
+    assert [(word.text, word.start_s, word.end_s) for word in words] == timed(_timed_words(whole, 0, 0.04))
+    cuts = [first_step for first_step, _ in found] + [len(log_probs)]
+    assert cuts[0] == 0
+    assert len(cuts) > 6
+    assert all(0 < end - start <= 250 for start, end in zip(cuts, cuts[1:], strict=False))
+    assert all(any(first < cut < end for first, end in pauses) for cut in cuts[1:-1])
+
+
+def test_search_recording_of_one_passage_is_not_cut(processor):
+    decoder = CTCDecoder.from_processor(processor, beam_width=4)
+    log_probs, _ = spoken_log_probs(np.random.default_rng(0), SENTENCES)
+    assert len(list(_search([log_probs], decoder, len(log_probs)))) == 1
+    assert len(list(_search([log_probs], decoder, len(log_probs) - 1))) == 2
+
+
+@pytest.mark.parametrize(
+    ("blank_probs", "expected"),
+    [
+        ([0.9] * 4 + [0.1] * 6, 5),  # the pause in the first half does not count; all are alike: the first of them
+        ([0.1] * 5 + [0.1, 0.9, 0.9, 0.9, 0.1], 7),  # middle of 6, 7, 8
+        ([0.1] * 5 + [0.99, 0.1, 0.6, 0.6, 0.1], 8),  # a long pause rather than a sure one
+        ([0.1] * 5 + [0.1, 0.1, 0.4, 0.1, 0.1], 7),  # no pause: where blank is likeliest
+        ([0.1] * 8 + [0.9, 0.9], 9),  # a pause that goes on
+        ([0.9] * 10, 7),
+        ([0.1, 0.2], 1),
+    ],
+)
+def test_pause_is_the_middle_of_the_longest_in_the_second_half(blank_probs, expected):
+    assert _pause(np.log(blank_probs)) == expected
+
+
 def test_plan_chunks_default_follows_position_limit(processor):
     assert plan_chunks(make_model(4), processor) == ChunkPlan(500, 83, 640)  # 20 s of 20.48
     assert plan_chunks(make_model(2), processor).chunk_steps == 512  # 10.24 s
@@ -288,14 +446,15 @@ import torch
 torch.set_num_threads(1)
 from test_longform import make_model, RATE_HZ, UNITS
 from hf_speechft import SpeechBertFeatureExtractor, SpeechBertProcessor, SpeechBertTokenizer
-from hf_speechft.decoding import transcribe
+from hf_speechft.decoding import CTCDecoder, transcribe
 
 processor = SpeechBertProcessor(SpeechBertFeatureExtractor(), SpeechBertTokenizer({vocab!r}))
 model = make_model()
+decoder = CTCDecoder.from_processor(processor, beam_width=2) if {has_decoder} else None
 block = np.random.default_rng(0).standard_normal(30 * RATE_HZ).astype(np.float32) * 0.1
 
 def peak_mb(minutes):
-    transcript = transcribe((block.copy() for _ in range(2 * minutes)), model, processor)
+    transcript = transcribe((block.copy() for _ in range(2 * minutes)), model, processor, decoder=decoder)
     assert transcript.duration_s == 60 * minutes, transcript.duration_s
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
@@ -304,9 +463,12 @@ print(peak_mb(2), peak_mb({minutes}))
 """
 
 
-@pytest.mark.parametrize("minutes", [10, pytest.param(120, marks=pytest.mark.slow)])
-def test_transcribe_memory_does_not_grow_with_length(vocab_file, minutes):
-    script = MEMORY_SCRIPT.format(tests=str(Path(__file__).parent), vocab=vocab_file, minutes=minutes)
+@pytest.mark.parametrize(
+    ("minutes", "has_decoder"), [(10, False), (10, True), pytest.param(120, False, marks=pytest.mark.slow)]
+)
+def test_transcribe_memory_does_not_grow_with_length(vocab_file, minutes, has_decoder):
+    tests = str(Path(__file__).parent)
+    script = MEMORY_SCRIPT.format(tests=tests, vocab=vocab_file, minutes=minutes, has_decoder=has_decoder)
     done = subprocess.run(
         [sys.executable, "-c", script], capture_output=True, text=True, cwd=ROOT, check=False, timeout=600
     )
