@@ -13,10 +13,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import numba
 import numpy as np
 import torch
 
+from .compiled import compiled
 from .longform import TimedWord
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ class Alignment:
     characters: list[TimedWord]
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled
 def viterbi_path(log_probs: np.ndarray, tokens: np.ndarray, blank: int) -> np.ndarray:
     """Find the most probable alignment of a token sequence.
 

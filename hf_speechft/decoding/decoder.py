@@ -105,7 +105,7 @@ class CTCDecoder:
     >>> decoder = CTCDecoder(["<pad>", "|", "a", "b"], 0)
     >>> log_probs = np.log(np.array([[[0.1, 0.1, 0.7, 0.1], [0.1, 0.1, 0.1, 0.7]]]))
     >>> [hypothesis.text for hypothesis in decoder.decode(log_probs, nbest=2)[0]]
-    ['ab', 'a']
+    ['ab', 'b']
     """
 
     def __init__(

@@ -19,10 +19,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
-import numba
 import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import save_file
+
+from .compiled import compiled
 
 __all__ = ["NGramArrays", "NGramLM", "NodeRows", "join_orders", "next_state", "score_word"]
 
@@ -93,7 +94,7 @@ def join_orders(orders: Sequence[NodeRows]) -> NGramArrays:
     )
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled
 def _find_child(arrays: NGramArrays, node: int, word: int) -> int:
     """The node of an n-gram with one more word, or -1."""
     if node == 0:
@@ -110,7 +111,7 @@ def _find_child(arrays: NGramArrays, node: int, word: int) -> int:
     return -1
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled
 def next_state(arrays: NGramArrays, node: int) -> int:
     """The state after an n-gram: its longest suffix that has longer n-grams or a back-off.
 
@@ -129,7 +130,7 @@ def next_state(arrays: NGramArrays, node: int) -> int:
     return node
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled
 def score_word(arrays: NGramArrays, state: int, word: int) -> tuple[float, int]:
     """Score a word after a context.
 
@@ -151,7 +152,7 @@ def score_word(arrays: NGramArrays, state: int, word: int) -> tuple[float, int]:
     return backoff + arrays.log10_prob[node], next_state(arrays, node)
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled
 def _score_words(arrays: NGramArrays, state: int, words: np.ndarray) -> float:
     total = 0.0
     for word in words:
