@@ -61,9 +61,15 @@ def help_text(*command):
     return re.sub(r"\x1b\[[0-9;]*m", "", result.stdout)
 
 
-def command_help(subcommand):
+def command_help(*subcommands):
     start = "import sys; from hf_speechft.apps.command import main; sys.argv[0] = 'hf-speechft'; main()"
-    return help_text("-c", start, *([subcommand] if subcommand else []))
+    return help_text("-c", start, *subcommands)
+
+
+def subcommands_of(arguments):
+    """The sub-command that arguments of hf-speechft begin with; those of `lm` have one of their own."""
+    words = arguments[: 2 if arguments[0] == "lm" else 1]
+    return [word for word in words if not word.startswith("-")]
 
 
 def test_main_command_sets_up_and_trains_with_the_default_recipe():
@@ -134,15 +140,15 @@ def test_every_python_block_compiles_and_imports_names_that_exist():
 
 def test_every_option_of_the_command_line_exists():
     for arguments, option in options_after("hf-speechft"):
-        subcommand = "" if arguments[0].startswith("-") else arguments[0]
-        known = re.findall(r"--[\w-]+", command_help(subcommand))
-        assert option in known, f"README.md uses hf-speechft {subcommand} {option}; known: {sorted(set(known))}"
+        subcommands = subcommands_of(arguments)
+        known = re.findall(r"--[\w-]+", command_help(*subcommands))
+        assert option in known, f"README.md uses hf-speechft {subcommands} {option}; known: {sorted(set(known))}"
 
 
 def test_every_subcommand_of_the_command_line_exists():
     for command in shell_commands():
         if command[0] == "hf-speechft" and len(command) > 1 and not command[1].startswith("-"):
-            assert "Usage: hf-speechft" in command_help(command[1])
+            assert "Usage: hf-speechft" in command_help(*subcommands_of(command[1:]))
 
 
 def test_every_option_of_the_training_script_exists():

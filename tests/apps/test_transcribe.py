@@ -257,3 +257,56 @@ def test_transcribe_unusable_words_are_one_line_of_error(model_folder, clip, opt
     assert (result.exit_code, result.stdout) == (1, "")
     assert message in result.stderr
     assert result.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        (["zoltan"], {"zoltan": 5.0}),
+        (["zoltan:8", "turn on:-2.5"], {"zoltan": 8.0, "turn on": -2.5}),
+        (["8", "at 10:30 sharp"], {"8": 5.0, "at 10:30 sharp": 5.0}),
+    ],
+)
+def test_read_hotwords_number_behind_the_last_colon_is_the_weight(options, expected):
+    assert transcribe_module._read_hotwords(options) == expected
+
+
+def test_transcribe_hot_words_match_a_decoder_with_them(model_folder, clip):
+    processor = SpeechBertProcessor.from_pretrained(model_folder)
+    log_probs = log_probs_of(model_folder, clip)
+    texts = []
+    for weight in (0.1, 60.0):
+        decoder = CTCDecoder.from_processor(processor, beam_width=16, hotwords={"n": weight, "te": 5.0})
+        result = run(clip, "--model", model_folder, "--beams", 16, "--hotword", f"n:{weight}", "--hotword", "te")
+        texts.append(result.stdout)
+        assert result.stdout == decoder.decode(log_probs)[0][0].text + "\n"
+    assert texts[0].split().count("n") < texts[1].split().count("n")
+
+
+def test_transcribe_phrases_long_recording_is_refused_and_others_done(model_folder, clip, tmp_path, waveform):
+    (tmp_path / "phrases.txt").write_text("stop\n")
+    soundfile.write(tmp_path / "long.flac", np.tile(waveform, 15), RATE_HZ)
+    result = run(tmp_path / "long.flac", clip, "--model", model_folder, "--phrases", tmp_path / "phrases.txt")
+    assert (result.exit_code, result.stdout) == (1, f"{clip}: stop\n")
+    assert result.stderr.startswith(f"hf-speechft: {tmp_path}/long.flac: the recording is longer than 30 s")
+    assert result.stderr.count("\n") == 1
+
+
+def test_transcribe_too_short_for_any_phrase_has_no_rejection_score(model_folder, tmp_path, waveform):
+    (tmp_path / "phrases.txt").write_text("turn on the light in the garage\n")
+    soundfile.write(tmp_path / "short.wav", waveform[:1600], RATE_HZ)
+    options = ["--model", model_folder, "--phrases", tmp_path / "phrases.txt", "--format", "json"]
+    line = json.loads(run(tmp_path / "short.wav", *options).stdout)
+    assert (line["text"], line["rejection_score"]) == ("", None)
+
+
+def test_transcribe_phrases_file_without_sentences_is_refused(model_folder, clip, tmp_path):
+    (tmp_path / "phrases.txt").write_text("\n \n")
+    result = run(clip, "--model", model_folder, "--phrases", tmp_path / "phrases.txt")
+    assert (result.exit_code, result.stderr.count("has no sentences; write one a line")) == (1, 1)
+
+
+def test_transcribe_json_and_another_format_exit_with_2(model_folder, clip):
+    result = run(clip, "--model", model_folder, "--json", "--format", "srt")
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert "exclude each other" in " ".join(result.stderr.split())
