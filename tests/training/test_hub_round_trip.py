@@ -22,6 +22,8 @@ PUSHED = {
     "arguments.json",
     "config.json",
     "configuration_speechbert.py",
+    "decoder/decoder_config.json",
+    "decoder/lm.safetensors",
     "feature_extraction_speechbert.py",
     "frontend_speechbert.py",
     "metrics.json",
