@@ -1,7 +1,8 @@
 """How fast logits become text with a language model, beside pyctcdecode and torchaudio's flashlight decoder.
 
-Claim: on one thread, with the same logits, ARPA file and beam, CTCDecoder is at least 5 times as fast as pyctcdecode
-and not slower than torchaudio's flashlight decoder, at an equal or lower word error rate. The peers need packages that
+On one thread, with the same logits, ARPA file and beam. The aim is 5 times the speed of pyctcdecode and no less than
+that of torchaudio's flashlight decoder, at an equal or lower word error rate; what is reached is in the table, and the
+claims in README.md are made from it. The peers need packages that
 cannot be installed beside ours, so each gets a virtual environment of its own in ~/.cache/hf_speechft/peers, made at
 the first run (a minute, 5 GB, most of it torch for torchaudio). Run from the project's root, on a machine that does
 nothing else, with a model that was trained on AN4:
