@@ -4,7 +4,7 @@ On one thread, with the same logits, ARPA file and beam. The aim is 5 times the 
 that of torchaudio's flashlight decoder, at an equal or lower word error rate; what is reached is in the table, and the
 claims in README.md are made from it. The peers need packages that cannot be installed beside ours, so each gets a
 virtual environment of its own in ~/.cache/hf_speechft/peers, made at the first run (a minute, 5 GB, most of it torch
-for torchaudio). Run from the project's root, on a machine that does nothing else, with a model that was trained on AN4:
+for torchaudio). Run from the project's root, on an idle machine, with a model that was trained on AN4:
 
     accelerate launch run_finetune.py recipes/an4.yaml
     python -m benchmarks.decoding --model runs/an4
