@@ -95,6 +95,14 @@ def test_align_chars_prints_characters_with_times(model_folder, clip):
     assert [float(line[0]) for line in lines] == pytest.approx([item.start_s for item in expected])
 
 
+def test_align_last_word_ends_with_the_recording(model_folder, tmp_path, waveform):
+    """297 frames make 75 steps, of which the last reaches 15 ms beyond the last sample."""
+    path = tmp_path / "odd.wav"
+    soundfile.write(path, waveform[:47_760], RATE_HZ)
+    result = run(path, "--text", "ab" * 37 + "a", "--model", model_folder)  # a character in each step
+    assert result.stdout == f"0.000\t2.985\t{'ab' * 37}a\n"
+
+
 def test_align_json_has_words_characters_and_confidences(model_folder, clip, tmp_path):
     text_file = tmp_path / "text.txt"
     text_file.write_bytes("\ufeffIt's\n  five o'clock\n".encode())

@@ -113,6 +113,8 @@ def test_make_cues_line_of_42_characters_is_one_line_and_43_are_two():
     fits = speak("the quick brown fox jumps over a lazy dogs")
     assert [cue.lines for cue in make_cues(fits)] == [("the quick brown fox jumps over a lazy dogs",)]
     assert len(" ".join(word.text for word in fits)) == 42
+    line = " ".join(word.text for word in fits)
+    assert [cue.lines for cue in make_cues(speak(f"{line} {line}"))] == [(line, line)]
     (cue,) = make_cues(speak("the quick brown fox jumps over the lazy dog"))
     assert cue.lines == ("the quick brown fox", "jumps over the lazy dog")
 
@@ -135,6 +137,11 @@ def test_make_cues_cuts_at_the_end_of_a_sentence():
     assert [" ".join(cue.lines) for cue in make_cues(speak(f"{first} {second}"))] == [first, second]
     quoted = speak(f"“{first}” {second}")
     assert [" ".join(cue.lines) for cue in make_cues(quoted)] == [f"“{first}”", second]
+
+
+def test_make_cues_without_pauses_are_even():
+    """Ten words of eight characters don't fit into one cue: neither nine and one nor eight and two."""
+    assert [len(cue.words) for cue in make_cues(speak("abcdefgh " * 10))] == [5, 5]
 
 
 def test_make_cues_short_word_stays_into_the_pause():
