@@ -10,7 +10,7 @@ import numpy as np
 
 from .compiled import compiled
 
-__all__ = ["Automaton", "build_trie", "follow"]
+__all__ = ["Automaton", "build_trie", "find_sorted", "follow"]
 
 
 class Automaton(NamedTuple):
@@ -33,7 +33,7 @@ def build_trie(strings: Sequence[bytes]) -> Automaton:
     """Make the tree of all prefixes of some strings, states in the order of their depth.
 
     Args:
-        strings: At least one, none with a zero byte. Of equal ones the first counts.
+        strings: None with a zero byte; there may be none at all. Of equal ones the first counts.
 
     Returns:
         An automaton whose `value` is the place of the string that ends in a state.
@@ -72,15 +72,20 @@ def build_trie(strings: Sequence[bytes]) -> Automaton:
 
 
 @compiled
-def follow(automaton: Automaton, state: int, byte: int) -> int:
-    """State after one byte, or -1 where no arc has it."""
-    low, high = automaton.first_arc[state], automaton.first_arc[state + 1]
+def find_sorted(keys: np.ndarray, first: int, end: int, key: int) -> int:
+    """Place of `key` among `keys[first:end]`, which ascend, or -1."""
+    low, high = first, end
     while low < high:
         middle = (low + high) // 2
-        if automaton.label[middle] < byte:
+        if keys[middle] < key:
             low = middle + 1
         else:
             high = middle
-    if low < automaton.first_arc[state + 1] and automaton.label[low] == byte:
-        return automaton.target[low]
-    return -1
+    return low if low < end and keys[low] == key else -1
+
+
+@compiled
+def follow(automaton: Automaton, state: int, byte: int) -> int:
+    """State after one byte, or -1 where no arc has it."""
+    arc = find_sorted(automaton.label, automaton.first_arc[state], automaton.first_arc[state + 1], byte)
+    return automaton.target[arc] if arc >= 0 else -1

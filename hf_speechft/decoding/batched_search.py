@@ -18,8 +18,10 @@ import torch
 from .automaton import Automaton
 from .compiled import compiled
 from .ngram import NGramArrays, next_state
-from .prefix import END_OF_SENTENCE, LN_10, SPACE, UNKNOWN_WORD, Knowledge
+from .prefix import END_OF_SENTENCE, LN_10, UNKNOWN_WORD, Knowledge
 from .search import Paths
+from .spoken_words import NO_TOKEN, SpokenWords
+from .units import SPACE
 
 if TYPE_CHECKING:
     from .rescoring import CausalWordScorer
@@ -27,7 +29,6 @@ if TYPE_CHECKING:
 __all__ = ["search_batch"]
 
 HASH_FACTOR, HASH_STEP = 6364136223846793005, 1442695040888963407  # Knuth's linear congruence, modulo 2**64
-NO_TOKEN = -1
 
 
 @dataclass
@@ -101,7 +102,7 @@ class _BatchedSearch:
         self.pieces = _padded_pieces(knowledge, self.device)  # (vocab, bytes)
         self.next_state = torch.as_tensor(_next_states(knowledge.ngrams), device=self.device)  # (nodes,)
         self.allowed = self._allow_tokens(token_min_logp)  # (batch, steps, vocab)
-        self.words = None if scorer is None else _SpokenWords(scorer, knowledge, len(log_probs))
+        self.words = None if scorer is None else SpokenWords(scorer, knowledge, len(log_probs))
 
     def run(self) -> list[Paths]:
         prefixes = self._start()
@@ -292,47 +293,6 @@ class _BatchedSearch:
         steps = [[step.cpu().numpy() for step in part] for part in (places, tokens)]
         written = _trace_back(order.cpu().numpy(), *steps)
         return [_paths(*(column[row] for column in columns), written[row]) for row in range(len(written))]
-
-
-class _SpokenWords:
-    """The words of every prefix in the beam, as a language model of the Hub takes them."""
-
-    def __init__(self, scorer: "CausalWordScorer", knowledge: Knowledge, batch: int) -> None:
-        self.scorer = scorer
-        ends = knowledge.piece_start
-        self.pieces = [knowledge.pieces[start:end].tobytes() for start, end in zip(ends, ends[1:], strict=False)]
-        self.prefixes: list[list[tuple[tuple[str, ...], bytes]]] = [[((), b"")] for _ in range(batch)]
-
-    def follow(self, places: list[list[int]], tokens: list[list[int]]) -> None:
-        """Go on to the new beam, whose prefixes came from `places` and got `tokens`."""
-        for row, (sources, added) in enumerate(zip(places, tokens, strict=True)):
-            old = self.prefixes[row]
-            self.prefixes[row] = [
-                old[source] if token == NO_TOKEN else self._add(*old[source], self.pieces[token])
-                for source, token in zip(sources, added, strict=True)
-            ]
-
-    @staticmethod
-    def _add(words: tuple[str, ...], open_word: bytes, piece: bytes) -> tuple[tuple[str, ...], bytes]:
-        *complete, open_word = (open_word + piece).split(b" ")
-        return words + tuple(word.decode("utf-8", "replace") for word in complete if word), open_word
-
-    def score_open(self, asked: list[list[bool]]) -> list[list[float]]:
-        """Score of the open word of each prefix that is asked for, 0 for the others."""
-        pairs = {
-            (row, place): (words, open_word.decode("utf-8", "replace"))
-            for row, prefixes in enumerate(self.prefixes)
-            for place, (words, open_word) in enumerate(prefixes)
-            if asked[row][place]
-        }
-        scores = dict(zip(pairs, self.scorer.score_words(list(pairs.values())), strict=True)) if pairs else {}
-        return [[float(scores.get((row, place), 0.0)) for place in range(len(line))] for row, line in enumerate(asked)]
-
-    def score_ends(self) -> list[list[float]]:
-        """Score of the sentence's end behind each prefix."""
-        lines = [[self._add(*prefix, b" ")[0] for prefix in prefixes] for prefixes in self.prefixes]
-        scores = iter(self.scorer.score_ends([words for line in lines for words in line]))
-        return [[float(next(scores)) for _ in line] for line in lines]
 
 
 def _to_tensors(knowledge: Knowledge, device: torch.device) -> Knowledge:

@@ -11,10 +11,10 @@ section 2, with the n-best list in place of the lattice.
 import numpy as np
 
 from .compiled import compiled
+from .units import SPACE
 
 __all__ = ["number_words", "word_confidences"]
 
-SPACE = 32
 HASH_START, HASH_FACTOR = np.uint64(0xCBF29CE484222325), np.uint64(0x100000001B3)  # FNV-1a, 64 bits
 
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 import numba
 import numpy as np
 
-from .align import viterbi_path
+from .align import SUM_TOLERANCE, viterbi_path
 from .batched_search import search_batch
 from .confidence import number_words, word_confidences
 from .decoder_files import load_decoder, save_decoder
@@ -36,7 +36,6 @@ if TYPE_CHECKING:
 
 __all__ = ["CTCDecoder", "Hypothesis", "Word"]
 
-NORMALISED_WITHIN = 1e-2  # float16 logits, 1,000 tokens
 WIDEST_BEAM = 100_000  # where no phrase survives the beam, it is widened up to here
 
 
@@ -332,7 +331,7 @@ def _check_log_probs(log_probs: object, lengths: object, vocab: int) -> tuple[np
     if np.isnan(totals[mask]).any():
         row = int(np.argwhere(np.isnan(totals) & mask)[0, 0])
         raise ValueError(f"log_probs of utterance {row} holds NaN; look at the audio and the model's weights")
-    if mask.any() and np.abs(totals[mask] - 1).max() > NORMALISED_WITHIN:
+    if mask.any() and np.abs(totals[mask] - 1).max() > SUM_TOLERANCE:
         worst = totals[mask][np.abs(totals[mask] - 1).argmax()]
         raise ValueError(
             f"the probabilities of a step sum to {worst:.3g} and not to 1; give log-probabilities, "

@@ -17,10 +17,10 @@ from typing import NamedTuple
 import numpy as np
 
 from .automaton import Automaton, build_trie
+from .units import SPACE
 
 __all__ = ["HotWords", "build_hot_words"]
 
-SPACE = ord(" ")
 ROOT = 0
 
 

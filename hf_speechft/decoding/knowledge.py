@@ -9,7 +9,7 @@ import numpy as np
 from .automaton import Automaton, build_trie
 from .grammar import grammar_automaton, phrases_automaton
 from .hotwords import HotWords, build_hot_words
-from .ngram import SPECIAL_WORDS, NGramLM
+from .ngram import SPECIAL_WORDS, NGramLM, NodeRows, join_orders
 from .prefix import LN_10, Knowledge, open_word_scores
 from .units import Units
 
@@ -51,7 +51,7 @@ def gather_knowledge(
         _check_language_model(lm, units)
     elif lm is not None:
         _check_word_marks(units)
-    ngrams = lm if has_ngrams else NGramLM.from_text(["-"], 1)  # never asked
+    ngrams = lm if has_ngrams else _no_ngrams()
     lexicon = _lexicon(ngrams, units)
     unigram_scores = ngrams.arrays.log10_prob[1 : len(ngrams.words) + 1].astype(np.float64) * LN_10
     pieces, piece_start = units.flat
@@ -103,6 +103,13 @@ def _most_gain(units: Units, lm_weight: float, word_bonus: float, hot_words: Hot
         + max(0.0, hot_words.bonus.max()) * (1 + longest)
         + hot_words.potential.max()
     )
+
+
+def _no_ngrams() -> NGramLM:
+    """A model that is never asked: the special words alone."""
+    ids = np.arange(len(SPECIAL_WORDS))
+    unigrams = NodeRows(parent=0 * ids, word=ids, suffix=0 * ids, log10_prob=0.0 * ids, log10_backoff=0.0 * ids)
+    return NGramLM(1, list(SPECIAL_WORDS), join_orders([unigrams]))
 
 
 def _lexicon(lm: NGramLM, units: Units) -> Automaton:

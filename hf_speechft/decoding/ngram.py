@@ -23,6 +23,7 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import save_file
 
+from .automaton import find_sorted
 from .compiled import compiled
 
 __all__ = ["NGramArrays", "NGramLM", "NodeRows", "join_orders", "next_state", "score_word"]
@@ -99,16 +100,7 @@ def _find_child(arrays: NGramArrays, node: int, word: int) -> int:
     """The node of an n-gram with one more word, or -1."""
     if node == 0:
         return word + 1
-    low, high = arrays.first_child[node], arrays.first_child[node + 1]
-    while low < high:
-        middle = (low + high) // 2
-        if arrays.word[middle] < word:
-            low = middle + 1
-        else:
-            high = middle
-    if low < arrays.first_child[node + 1] and arrays.word[low] == word:
-        return low
-    return -1
+    return find_sorted(arrays.word, arrays.first_child[node], arrays.first_child[node + 1], word)
 
 
 @compiled

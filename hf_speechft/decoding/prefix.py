@@ -20,6 +20,7 @@ from .automaton import Automaton, follow
 from .compiled import compiled
 from .hotwords import HotWords
 from .ngram import NGramArrays, score_word
+from .units import SPACE
 
 __all__ = [
     "LN_10",
@@ -34,7 +35,6 @@ __all__ = [
 ]
 
 LN_10 = math.log(10.0)
-SPACE = 32
 UNKNOWN_WORD, END_OF_SENTENCE = 0, 2  # ids in every `NGramLM`
 
 # A prefix. Scores are natural logarithms.

@@ -11,7 +11,7 @@ from collections.abc import Callable, Hashable, Sequence
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 import numpy as np
 import torch
@@ -31,7 +31,33 @@ CACHED_SCORES = 100_000
 KEPT_BYTES = 2**28  # keys and values of 5,800 tokens of SmolLM2-135M, or 3,600 of GPT-2, in float32
 
 
-class SentenceScorer:
+class _Scorer:
+    """What both scorers share: loading, and the name of what was loaded."""
+
+    model: "PreTrainedModel"
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        name_or_path: str | Path,
+        *,
+        device: str | torch.device | None = None,
+        batch_size: int = 64,
+        dtype: torch.dtype | str | None = None,
+        revision: str | None = None,
+        token: str | bool | None = None,
+    ) -> Self:
+        """Load a language model; arguments other than `batch_size` are those of `load_language_model`."""
+        loaded = load_language_model(name_or_path, device=device, dtype=dtype, revision=revision, token=token)
+        return cls(*loaded, batch_size=batch_size)
+
+    @property
+    def name_or_path(self) -> str:
+        """Hub id or folder that the model was loaded from."""
+        return self.model.name_or_path
+
+
+class SentenceScorer(_Scorer):
     """Log-probabilities of sentences by a causal or masked language model.
 
     A causal model gives log P(sentence): the sum over its tokens, the sentence begun with BOS (EOS where the tokenizer
@@ -64,26 +90,6 @@ class SentenceScorer:
         elif tokenizer.mask_token_id is None:
             raise ValueError("the tokenizer of a masked language model needs a mask token; set mask_token")
         self._cache = _ScoreCache()
-
-    @classmethod
-    def from_pretrained(
-        cls,
-        name_or_path: str | Path,
-        *,
-        device: str | torch.device | None = None,
-        batch_size: int = 64,
-        dtype: torch.dtype | str | None = None,
-        revision: str | None = None,
-        token: str | bool | None = None,
-    ) -> "SentenceScorer":
-        """Load a language model; arguments other than `batch_size` are those of `load_language_model`."""
-        loaded = load_language_model(name_or_path, device=device, dtype=dtype, revision=revision, token=token)
-        return cls(*loaded, batch_size=batch_size)
-
-    @property
-    def name_or_path(self) -> str:
-        """Hub id or folder that the model was loaded from."""
-        return self.model.name_or_path
 
     def score(self, texts: Sequence[str]) -> np.ndarray:
         """Score texts.
@@ -137,7 +143,7 @@ class SentenceScorer:
         return logits[rows, position].float().log_softmax(dim=-1)[rows, token]
 
 
-class CausalWordScorer:
+class CausalWordScorer(_Scorer):
     """Log-probabilities of words, given the words before them, by a causal language model.
 
     The sum over a sentence's words and its end is what `SentenceScorer` gives to the words joined by spaces. For that
@@ -167,26 +173,6 @@ class CausalWordScorer:
         self._lm = CausalLM(model, tokenizer, batch_size, keep_bytes=KEPT_BYTES)
         self._before_word = _find_word_prefix(tokenizer)
         self._cache = _ScoreCache()
-
-    @classmethod
-    def from_pretrained(
-        cls,
-        name_or_path: str | Path,
-        *,
-        device: str | torch.device | None = None,
-        batch_size: int = 64,
-        dtype: torch.dtype | str | None = None,
-        revision: str | None = None,
-        token: str | bool | None = None,
-    ) -> "CausalWordScorer":
-        """Load a language model; arguments other than `batch_size` are those of `load_language_model`."""
-        loaded = load_language_model(name_or_path, device=device, dtype=dtype, revision=revision, token=token)
-        return cls(*loaded, batch_size=batch_size)
-
-    @property
-    def name_or_path(self) -> str:
-        """Hub id or folder that the model was loaded from."""
-        return self.model.name_or_path
 
     def score_words(self, pairs: Sequence[tuple[tuple[str, ...], str]]) -> np.ndarray:
         """Score words.

@@ -14,7 +14,8 @@ import numpy as np
 
 from .compiled import compiled
 from .ngram import score_word
-from .prefix import END_OF_SENTENCE, LN_10, NODE, SPACE, Knowledge, ceiling, close_word, extend, find_child, start_node
+from .prefix import END_OF_SENTENCE, LN_10, NODE, Knowledge, ceiling, close_word, extend, find_child, start_node
+from .units import SPACE
 
 __all__ = ["Paths", "log_add", "search"]
 

@@ -20,9 +20,9 @@ from functools import cached_property
 
 import numpy as np
 
-__all__ = ["Units", "read_units"]
+__all__ = ["SPACE", "Units", "read_units"]
 
-SPACE = 32
+SPACE = ord(" ")  # ends a word in the stream
 DELIMITERS = ("|", "<space>", " ")
 # What vocabularies hold besides text: <s>, <unk>, [CLS], [unused7]; also tokens that write nothing.
 _SPECIAL = re.compile(r"<[^<>]+>|\[[^\[\]]+\]|")

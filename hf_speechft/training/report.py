@@ -83,25 +83,26 @@ def write_report(folder: Path, arguments: Arguments, facts: RunFacts) -> dict[st
     """
     references = [one.reference for one in facts.predictions]
     hypotheses = [one.hypothesis for one in facts.predictions]
-    words = count_errors(references, hypotheses, "word")
+    decoded = {GREEDY: hypotheses} | {one.name: one.hypotheses for one in facts.decodings}
+    words = {name: count_errors(references, texts, "word") for name, texts in decoded.items()}
     with (folder / PREDICTIONS_FILE).open("w", encoding="utf-8") as file:
-        for index, (prediction, counts) in enumerate(zip(facts.predictions, words, strict=True)):
+        for index, (prediction, counts) in enumerate(zip(facts.predictions, words[GREEDY], strict=True)):
             others = {one.name: one.hypotheses[index] for one in facts.decodings}
             line = asdict(prediction) | {"word_errors": counts.errors} | ({"decodings": others} if others else {})
             file.write(json.dumps(line, ensure_ascii=False) + "\n")
     plot_training_curves(facts.log_history, folder / CURVES_FILE)
-    results = {GREEDY: _result(arguments[1].test_split, GREEDY, references, hypotheses)}
-    for one in facts.decodings:
-        results[one.name] = _result(arguments[1].test_split, one.name, references, one.hypotheses)
+    results = {
+        name: _result(arguments[1].test_split, name, words[name], count_errors(references, texts, "char"))
+        for name, texts in decoded.items()
+    }
     card = render_card(_card_facts(arguments, facts, list(results.values())))
     (folder / CARD_FILE).write_text(card, encoding="utf-8")
-    metrics = _metrics(facts, results)
+    metrics = _metrics(facts, results, words)
     (folder / METRICS_FILE).write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
     return metrics
 
 
-def _result(split: str, decoding: str, references: Sequence[str], hypotheses: Sequence[str]) -> ResultFacts:
-    words, characters = (count_errors(references, hypotheses, unit) for unit in ("word", "char"))
+def _result(split: str, decoding: str, words: Sequence[ErrorCounts], characters: Sequence[ErrorCounts]) -> ResultFacts:
     return ResultFacts(
         split=split,
         decoding=decoding,
@@ -113,11 +114,19 @@ def _result(split: str, decoding: str, references: Sequence[str], hypotheses: Se
     )
 
 
-def _metrics(facts: RunFacts, results: Mapping[str, ResultFacts]) -> dict[str, object]:
+def _metrics(
+    facts: RunFacts, results: Mapping[str, ResultFacts], words: Mapping[str, Sequence[ErrorCounts]]
+) -> dict[str, object]:
+    greedy = _rates(results[GREEDY])
+    others = {
+        one.name: _rates(results[one.name])
+        | _compare(words[one.name], words[GREEDY])
+        | {"settings": dict(one.settings)}
+        for one in facts.decodings
+    }
     return {
-        "test": _rates(results[GREEDY]),
-        "decoding": {GREEDY: _rates(results[GREEDY])}
-        | {one.name: _rates(results[one.name]) | _compare(one, facts.predictions) for one in facts.decodings},
+        "test": greedy,
+        "decoding": {GREEDY: greedy} | others,
         "validation": _best_validation(facts.log_history),
         "data": [asdict(split) for split in facts.splits],
         "training": {
@@ -144,16 +153,13 @@ def _rates(result: ResultFacts) -> dict[str, object]:
     }
 
 
-def _compare(decoding: Decoding, predictions: Sequence[Prediction]) -> dict[str, object]:
-    """How a decoding was made, and its difference from greedy decoding: below 0 where it has fewer errors."""
-    references = [one.reference for one in predictions]
-    greedy = count_errors(references, [one.hypothesis for one in predictions], "word")
-    comparison = paired_bootstrap(count_errors(references, decoding.hypotheses, "word"), greedy)
+def _compare(words: Sequence[ErrorCounts], greedy: Sequence[ErrorCounts]) -> dict[str, object]:
+    """The difference of a decoding from greedy decoding: below 0 where it has fewer errors."""
+    comparison = paired_bootstrap(words, greedy)
     return {
         "wer_difference": comparison.difference,
         "wer_difference_interval_95": list(comparison.interval),
         "wer_difference_p_value": comparison.p_value,
-        "settings": dict(decoding.settings),
     }
 
 

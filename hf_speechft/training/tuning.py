@@ -4,8 +4,7 @@ log-probabilities of the split -> beam search with each pair of weights -> word 
 n-best lists and their scores by another model -> each pair of weights -> word errors -> the best pair
 """
 
-import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -108,9 +107,7 @@ def tune_decoder(decoder: CTCDecoder, batches: Sequence[Sequence[np.ndarray]], r
         candidate = decoder.with_weights(lm_weight, word_bonus)
         return _wer(references, [nbest for batch in batches for nbest in decode_batch(candidate, batch)])
 
-    # A bonus pays back what the language model takes for each word, so it grows with the weight.
-    pairs = [(weight, bonus) for weight in LM_WEIGHTS for bonus in WORD_BONUSES if bonus <= 4 * weight]
-    return _best(Weights(*pair, wer(*pair)) for pair in pairs)
+    return _best(LM_WEIGHTS, wer)
 
 
 def tune_rescoring(
@@ -130,14 +127,15 @@ def tune_rescoring(
     def wer(weight: float, word_bonus: float) -> float:
         return _wer(references, rescore(nbest, scorer, weight=weight, word_bonus=word_bonus))
 
-    pairs = [(weight, bonus) for weight in RESCORING_WEIGHTS for bonus in WORD_BONUSES if bonus <= 4 * weight]
-    return _best(Weights(*pair, wer(*pair)) for pair in pairs)
+    return _best(RESCORING_WEIGHTS, wer)
 
 
-def _best(candidates: Iterable[Weights]) -> Weights:
+def _best(lm_weights: Sequence[float], wer: Callable[[float, float], float]) -> Weights:
+    # A bonus pays back what the language model takes for each word, so it grows with the weight.
+    pairs = [(weight, bonus) for weight in lm_weights for bonus in WORD_BONUSES if bonus <= 4 * weight]
+    candidates = [Weights(*pair, wer(*pair)) for pair in pairs]
     return min(candidates, key=lambda one: (one.wer, one.lm_weight, one.word_bonus))
 
 
 def _wer(references: Sequence[str], nbest: Sequence[Sequence[Hypothesis]]) -> float:
-    rate = total(count_errors(references, [hypotheses[0].text for hypotheses in nbest], "word")).rate
-    return rate if math.isfinite(rate) else math.inf
+    return total(count_errors(references, [hypotheses[0].text for hypotheses in nbest], "word")).rate

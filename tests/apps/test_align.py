@@ -60,13 +60,6 @@ def model_folder(tmp_path_factory):
     return folder
 
 
-@pytest.fixture
-def clip(tmp_path, waveform):
-    path = tmp_path / "clip.wav"
-    soundfile.write(path, waveform, RATE_HZ)
-    return path
-
-
 def expected_alignment(model_folder, path, text):
     model = SpeechBertForCTC.from_pretrained(model_folder).eval()
     processor = SpeechBertProcessor.from_pretrained(model_folder)

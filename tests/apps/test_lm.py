@@ -12,6 +12,7 @@ from hf_speechft.apps.command import app
 from hf_speechft.apps.lm import Normalizer, load_lm
 from hf_speechft.data.text import NORMALIZERS
 from hf_speechft.decoding.ngram import NGramLM
+from tests.apps.terminal import Terminal
 
 ROOT = Path(__file__).resolve().parents[2]
 SENTENCES = ["turn on the light", "turn off the light", "öffne die Tür"]
@@ -151,22 +152,6 @@ def test_score_bad_input_is_one_line_on_stderr(text, tmp_path, monkeypatch, mode
     assert (result.exit_code, result.stdout) == (1, "")
     assert result.stderr.startswith(f"hf-speechft: {message}")
     assert result.stderr.count("\n") == 1
-
-
-class Terminal:
-    """Takes what is written, as a terminal does."""
-
-    def __init__(self):
-        self.shown = ""
-
-    def write(self, text):
-        self.shown += text
-
-    def flush(self):
-        pass
-
-    def isatty(self):
-        return True
 
 
 def test_text_shows_a_bar_on_a_terminal(text, monkeypatch):

@@ -21,6 +21,7 @@ from hf_speechft.apps import transcribe as transcribe_module
 from hf_speechft.apps.command import app
 from hf_speechft.data.audio import load_audio
 from hf_speechft.decoding import CTCDecoder
+from tests.apps.terminal import Terminal
 
 ROOT = Path(__file__).resolve().parents[2]
 RATE_HZ = 16_000
@@ -147,22 +148,6 @@ def test_transcribe_chunk_that_does_not_fit_is_refused_once(model_folder, clip):
     result = run(clip, clip, "--model", model_folder, "--chunk-s", "30")
     assert (result.exit_code, result.stdout) == (1, "")
     assert result.stderr.count("chunk_s is 30 s") == 1
-
-
-class Terminal:
-    """Takes what is written, as a terminal does."""
-
-    def __init__(self):
-        self.shown = ""
-
-    def write(self, text):
-        self.shown += text
-
-    def flush(self):
-        pass
-
-    def isatty(self):
-        return True
 
 
 @pytest.mark.parametrize(("copies", "has_bar"), [(1, False), (25, True)])

@@ -28,6 +28,14 @@ def test_gather_knowledge_gives_hot_words_without_weight_the_default():
     assert with_default.bonus.max() == HOTWORD_WEIGHT
 
 
+def test_gather_knowledge_without_language_model_estimates_none(caplog):
+    with caplog.at_level("INFO", logger="hf_speechft"):
+        knowledge = gather_knowledge(UNITS, **NOTHING)
+    assert not knowledge.has_lm
+    assert len(knowledge.lexicon.value) == 1
+    assert caplog.text == ""
+
+
 def test_acoustics_only_keeps_nothing_that_prefers_a_text():
     lm = NGramLM.from_text(["a ab"], 2)
     options = NOTHING | {"lm": lm, "word_bonus": 1.0, "hotwords": ["ab"], "phrases": ["a"]}
