@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .compiled import compiled
+from .compiled import compiled_small
 
 __all__ = ["Automaton", "build_trie", "find_sorted", "follow"]
 
@@ -71,7 +71,7 @@ def build_trie(strings: Sequence[bytes]) -> Automaton:
     return Automaton(first_arc, np.concatenate(labels), np.arange(1, states, dtype=np.int32), value)
 
 
-@compiled
+@compiled_small
 def find_sorted(keys: np.ndarray, first: int, end: int, key: int) -> int:
     """Place of `key` among `keys[first:end]`, which ascend, or -1."""
     low, high = first, end
@@ -84,7 +84,7 @@ def find_sorted(keys: np.ndarray, first: int, end: int, key: int) -> int:
     return low if low < end and keys[low] == key else -1
 
 
-@compiled
+@compiled_small
 def follow(automaton: Automaton, state: int, byte: int) -> int:
     """State after one byte, or -1 where no arc has it."""
     arc = find_sorted(automaton.label, automaton.first_arc[state], automaton.first_arc[state + 1], byte)

@@ -19,7 +19,7 @@ from .automaton import Automaton
 from .compiled import compiled
 from .ngram import NGramArrays, next_state
 from .prefix import END_OF_SENTENCE, LN_10, UNKNOWN_WORD, Knowledge
-from .search import Paths
+from .search import Limits, Paths
 from .spoken_words import NO_TOKEN, SpokenWords
 from .units import SPACE
 
@@ -61,8 +61,7 @@ def search_batch(
     log_probs: torch.Tensor | np.ndarray,
     lengths: np.ndarray,
     blank: int,
-    beam_width: int,
-    token_min_logp: float,
+    limits: Limits,
     knowledge: Knowledge,
     scorer: "CausalWordScorer | None" = None,
 ) -> list[Paths]:
@@ -72,8 +71,7 @@ def search_batch(
         log_probs: `(batch, steps, vocab)` log-probabilities; the search runs on their device.
         lengths: `(batch,)` steps of each utterance.
         blank: Id of the CTC blank.
-        beam_width: Prefixes that are kept from step to step.
-        token_min_logp: Tokens of lower log-probability at a step extend no prefix there.
+        limits: What is left out.
         knowledge: What else scores a prefix.
         scorer: A causal language model in place of the knowledge's n-grams.
 
@@ -81,7 +79,7 @@ def search_batch(
         For each utterance its beam at the end, as `search.search` returns it.
     """
     log_probs = torch.as_tensor(log_probs).double()
-    return _BatchedSearch(log_probs, lengths, blank, beam_width, token_min_logp, knowledge, scorer).run()
+    return _BatchedSearch(log_probs, lengths, blank, limits, knowledge, scorer).run()
 
 
 class _BatchedSearch:
@@ -90,18 +88,17 @@ class _BatchedSearch:
         log_probs: torch.Tensor,
         lengths: np.ndarray,
         blank: int,
-        beam_width: int,
-        token_min_logp: float,
+        limits: Limits,
         knowledge: Knowledge,
         scorer: "CausalWordScorer | None",
     ) -> None:
-        self.log_probs, self.blank, self.beam_width = log_probs, blank, beam_width
+        self.log_probs, self.blank, self.limits = log_probs, blank, limits
         self.device = log_probs.device
         self.lengths = torch.as_tensor(lengths, device=self.device)
         self.knowledge = _to_tensors(knowledge, self.device)
         self.pieces = _padded_pieces(knowledge, self.device)  # (vocab, bytes)
         self.next_state = torch.as_tensor(_next_states(knowledge.ngrams), device=self.device)  # (nodes,)
-        self.allowed = self._allow_tokens(token_min_logp)  # (batch, steps, vocab)
+        self.allowed = self._allow_tokens()  # (batch, steps, vocab)
         self.words = None if scorer is None else SpokenWords(scorer, knowledge, len(log_probs))
 
     def run(self) -> list[Paths]:
@@ -116,13 +113,13 @@ class _BatchedSearch:
                 self.words.follow(place.tolist(), token.tolist())
         return self._finish(prefixes, places, tokens)
 
-    def _allow_tokens(self, token_min_logp: float) -> torch.Tensor:
+    def _allow_tokens(self) -> torch.Tensor:
         """Where which token may extend a prefix: as `search._pick_tokens`."""
         searched = self.knowledge.is_searched.clone()
         searched[self.blank] = False
         if self.knowledge.has_phrases:
             return searched.expand(self.log_probs.shape).clone()
-        allowed = searched & (self.log_probs >= token_min_logp)
+        allowed = searched & (self.log_probs >= self.limits.token_min_logp)
         best = self.log_probs.masked_fill(~searched, -torch.inf).argmax(dim=-1, keepdim=True)
         is_best = torch.zeros_like(allowed).scatter_(-1, best, True) & searched
         beats_blank = self.log_probs >= self.log_probs[..., self.blank, None]
@@ -171,7 +168,10 @@ class _BatchedSearch:
             token = torch.cat([token, more.token], dim=1)
             place = torch.cat([place, place.repeat_interleave(count, dim=1)], dim=1)
         scores = candidates.acoustic + candidates.static
-        order = scores.sort(dim=1, descending=True, stable=True).indices[:, : self.beam_width]
+        is_low = scores < scores.amax(dim=1, keepdim=True) + self.limits.beam_prune_logp
+        for field in (scores, candidates.in_blank, candidates.in_token):
+            field.masked_fill_(is_low & is_running, -torch.inf)
+        order = scores.sort(dim=1, descending=True, stable=True).indices[:, : self.limits.beam_width]
         return candidates.map(lambda field: field.gather(1, order)), place.gather(1, order), token.gather(1, order)
 
     def _stay(self, old: _Prefixes, row: torch.Tensor, is_running: torch.Tensor) -> _Prefixes:
@@ -215,12 +215,21 @@ class _BatchedSearch:
             return old.lm, torch.tensor(self.words.score_open(asked.tolist()), device=self.device).double()
         return self._score_open_word(old)
 
+    def _open_word(self, prefixes: _Prefixes) -> torch.Tensor:
+        """Id of the open word, as it is, in the n-gram model."""
+        word = self.knowledge.lexicon.value[prefixes.lexicon.clamp(min=0)]
+        return torch.where((prefixes.lexicon >= 0) & (word >= 0), word, UNKNOWN_WORD)
+
     def _score_open_word(self, prefixes: _Prefixes) -> tuple[torch.Tensor, torch.Tensor]:
         if not self.knowledge.has_lm:
             return prefixes.lm, torch.zeros_like(prefixes.lm_score)
-        word = self.knowledge.lexicon.value[prefixes.lexicon.clamp(min=0)]
-        word = torch.where((prefixes.lexicon >= 0) & (word >= 0), word, UNKNOWN_WORD)
-        return self._score_word(prefixes.lm, word)
+        return self._score_word(prefixes.lm, self._open_word(prefixes))
+
+    def _word_bonus(self, prefixes: _Prefixes) -> torch.Tensor | float:
+        if not self.knowledge.has_lm:
+            return self.knowledge.word_bonus
+        is_unknown = self._open_word(prefixes) == UNKNOWN_WORD
+        return self.knowledge.word_bonus + torch.where(is_unknown, self.knowledge.unknown_word_score, 0.0)
 
     def _score_word(self, state: torch.Tensor, word: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """As `ngram.score_word`, in natural logarithms: next state and score."""
@@ -248,7 +257,7 @@ class _BatchedSearch:
                 lm, score = self._score_open_word(new)
             new.lm = torch.where(closes, lm, new.lm)
             new.lm_score = torch.where(closes, new.lm_score + score, new.lm_score)
-            new.bonus = torch.where(closes, new.bonus + knowledge.word_bonus, new.bonus)
+            new.bonus = torch.where(closes, new.bonus + self._word_bonus(new), new.bonus)
             if knowledge.has_lm:
                 begun = torch.where(is_text & ~new.is_open, 0, new.lexicon)
                 new.lexicon = torch.where(is_text, _follow(knowledge.lexicon, begun, byte), begun)
@@ -267,9 +276,9 @@ class _BatchedSearch:
         knowledge = self.knowledge
         inside = torch.full_like(prefixes.static, knowledge.word_bonus)
         if knowledge.has_lm:
-            best = knowledge.best_word[prefixes.lexicon.clamp(min=0)]
-            best = torch.where(prefixes.lexicon >= 0, best, knowledge.unknown_score)
-            inside = inside + knowledge.lm_weight * best
+            known = knowledge.lm_weight * knowledge.best_word[prefixes.lexicon.clamp(min=0)]
+            unknown = knowledge.lm_weight * knowledge.unknown_score + knowledge.unknown_word_score
+            inside = inside + torch.where(prefixes.lexicon >= 0, known, unknown)
         return knowledge.hot_words.potential[prefixes.hot] + torch.where(prefixes.is_open, inside, 0.0)
 
     def _finish(self, last: _Prefixes, places: list[torch.Tensor], tokens: list[torch.Tensor]) -> list[Paths]:

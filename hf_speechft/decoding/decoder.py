@@ -3,7 +3,8 @@
     log_probs (batch, steps, vocab) -> search (numba, or torch on a GPU) -> token sequences with scores
         -> text (`units.py`), times by forced alignment (`align.py`), confidences of words (`confidence.py`)
 
-    score = acoustic_score + lm_weight * lm_score + word_bonus * words + weights of the hot words found
+    score = acoustic_score + lm_weight * lm_score + word_bonus * words + unknown_word_score * unknown words
+          + weights of the hot words found
 
 All scores are natural logarithms.
 """
@@ -24,7 +25,7 @@ from .confidence import number_words, word_confidences
 from .decoder_files import load_decoder, save_decoder
 from .knowledge import acoustics_only, gather_knowledge, reweigh
 from .ngram import NGramLM
-from .search import Paths, search
+from .search import Limits, Paths, search
 from .units import read_units
 
 if TYPE_CHECKING:
@@ -92,10 +93,14 @@ class CTCDecoder:
             Chinese, each character is a word to it.
         lm_weight: Weight of its natural logarithms.
         word_bonus: Added for each word, which offsets that every word costs language-model score.
+        unknown_word_score: Added for each word that the n-gram model does not know, beside the model's own score for
+            unknown words; 0 lets new words be spelled as easily as the model says.
         hotwords: Phrases to listen for, or a mapping of each to its weight in nats; without weights 5.
         phrases: The only sentences that may come out: a list, or the text of a JSGF grammar.
         beam_width: Token sequences that are kept from step to step.
         token_min_logp: A token of lower log-probability extends nothing at a step, unless it is the likeliest.
+        beam_prune_logp: Token sequences whose score is lower than the best one's by more than this are dropped; with
+            phrases none is, since the best may turn out to be none of them.
 
     Raises:
         ValueError: A number is out of range, a hot word or phrase cannot be written with the tokens, or no word of the
@@ -115,15 +120,19 @@ class CTCDecoder:
         lm: "NGramLM | CausalWordScorer | None" = None,
         lm_weight: float = 0.5,
         word_bonus: float = 0.0,
+        unknown_word_score: float = -10.0,
         hotwords: Sequence[str] | Mapping[str, float] | None = None,
         phrases: Sequence[str] | str | None = None,
         beam_width: int = 32,
         token_min_logp: float = -5.0,
+        beam_prune_logp: float = -10.0,
     ) -> None:
         self.tokens, self.blank_id = list(tokens), int(blank_id)
         self.lm, self.lm_weight, self.word_bonus = lm, float(lm_weight), float(word_bonus)
+        self.unknown_word_score = float(unknown_word_score)
         self.hotwords, self.phrases = hotwords, phrases
-        self.beam_width, self.token_min_logp = int(beam_width), float(token_min_logp)
+        self.beam_width = int(beam_width)
+        self.token_min_logp, self.beam_prune_logp = float(token_min_logp), float(beam_prune_logp)
         self.units = read_units(self.tokens, self.blank_id)
         _check_numbers(self)
         self._knowledge = gather_knowledge(
@@ -131,6 +140,7 @@ class CTCDecoder:
             lm=self.lm,
             lm_weight=self.lm_weight,
             word_bonus=self.word_bonus,
+            unknown_word_score=self.unknown_word_score,
             hotwords=self.hotwords,
             phrases=self.phrases,
         )
@@ -191,9 +201,7 @@ class CTCDecoder:
         utterances = [array[:length] for array, length in zip(arrays, lengths, strict=True)]
         if self._uses_torch(log_probs):
             scorer = None if isinstance(self.lm, NGramLM) else self.lm
-            found = search_batch(
-                log_probs, lengths, self.blank_id, self.beam_width, self.token_min_logp, self._knowledge, scorer
-            )
+            found = search_batch(log_probs, lengths, self.blank_id, self._limits(), self._knowledge, scorer)
             found = [self._until_a_phrase_ends(*pair) for pair in zip(utterances, found, strict=True)]
         else:
             found = _map_in_threads(self._search, utterances)
@@ -249,16 +257,20 @@ class CTCDecoder:
         is_on_device = hasattr(log_probs, "device") and getattr(log_probs.device, "type", "cpu") != "cpu"
         return is_on_device or not (self.lm is None or isinstance(self.lm, NGramLM))
 
+    def _limits(self) -> Limits:
+        prune_logp = self.beam_prune_logp if self.phrases is None else -math.inf
+        return Limits(self.beam_width, self.token_min_logp, prune_logp)
+
     def _search(self, log_probs: np.ndarray) -> Paths:
-        paths = search(log_probs, self.blank_id, self.beam_width, self.token_min_logp, self._knowledge)
+        paths = search(log_probs, self.blank_id, self._limits(), self._knowledge)
         return self._until_a_phrase_ends(log_probs, paths)
 
     def _until_a_phrase_ends(self, log_probs: np.ndarray, paths: Paths) -> Paths:
         """Where every prefix in the beam stands inside a phrase at the end, search again more widely."""
-        width = self.beam_width
-        while len(paths.score) == 0 and width < WIDEST_BEAM:
-            width *= 8
-            paths = search(log_probs, self.blank_id, width, self.token_min_logp, self._knowledge)
+        limits = self._limits()
+        while len(paths.score) == 0 and limits.beam_width < WIDEST_BEAM:
+            limits = limits._replace(beam_width=8 * limits.beam_width)
+            paths = search(log_probs, self.blank_id, limits, self._knowledge)
         return paths
 
     def _hypotheses(self, log_probs: np.ndarray, paths: Paths, nbest: int) -> list[Hypothesis]:
@@ -295,7 +307,7 @@ class CTCDecoder:
 
     def _free_score(self, log_probs: np.ndarray) -> float:
         """Acoustic score of the best tokens that have to be no phrase."""
-        paths = search(log_probs, self.blank_id, self.beam_width, self.token_min_logp, acoustics_only(self._knowledge))
+        paths = search(log_probs, self.blank_id, self._limits(), acoustics_only(self._knowledge))
         return float(paths.acoustic.max())
 
 
@@ -307,6 +319,15 @@ def _check_numbers(decoder: CTCDecoder) -> None:
             raise ValueError(f"{name} is {getattr(decoder, name)}; it needs to be a finite number")
     if not decoder.token_min_logp <= 0:
         raise ValueError(f"token_min_logp is {decoder.token_min_logp}; log-probabilities are 0 or less")
+    if not decoder.beam_prune_logp <= 0:
+        raise ValueError(
+            f"beam_prune_logp is {decoder.beam_prune_logp}; it is a distance below the best score, 0 or less"
+        )
+    if not -math.inf < decoder.unknown_word_score <= 0:
+        raise ValueError(
+            f"unknown_word_score is {decoder.unknown_word_score}; it is added for each unknown word and needs to be a "
+            "finite number, 0 or less"
+        )
 
 
 def _check_log_probs(log_probs: object, lengths: object, vocab: int) -> tuple[np.ndarray, np.ndarray]:

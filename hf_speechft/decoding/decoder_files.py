@@ -13,7 +13,18 @@ __all__ = ["DECODER_FOLDER", "load_decoder", "save_decoder"]
 
 DECODER_FOLDER = "decoder"  # beside a model's files
 CONFIG_FILE, LM_FILE = "decoder_config.json", "lm.safetensors"
-SETTINGS = ("tokens", "blank_id", "lm_weight", "word_bonus", "hotwords", "phrases", "beam_width", "token_min_logp")
+SETTINGS = (
+    "tokens",
+    "blank_id",
+    "lm_weight",
+    "word_bonus",
+    "unknown_word_score",
+    "hotwords",
+    "phrases",
+    "beam_width",
+    "token_min_logp",
+    "beam_prune_logp",
+)
 
 
 def save_decoder(decoder: "CTCDecoder", folder: str | Path) -> None:

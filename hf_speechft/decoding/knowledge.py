@@ -27,6 +27,7 @@ def gather_knowledge(
     lm: "NGramLM | CausalWordScorer | None",
     lm_weight: float,
     word_bonus: float,
+    unknown_word_score: float,
     hotwords: Sequence[str] | Mapping[str, float] | None,
     phrases: Sequence[str] | str | None,
 ) -> Knowledge:
@@ -37,6 +38,7 @@ def gather_knowledge(
         lm: Language model; one of the Hub is asked by `batched_search.py` and leaves no array here.
         lm_weight: Weight of its natural logarithms.
         word_bonus: Added for each word.
+        unknown_word_score: Added for each word that an n-gram model does not know.
         hotwords: Phrases to listen for, with weights in nats or without.
         phrases: The only sentences that may come out: a list, or the text of a JSGF grammar.
 
@@ -68,6 +70,7 @@ def gather_knowledge(
         unknown_score=float(unigram_scores[0]),
         lm_weight=lm_weight,
         word_bonus=word_bonus,
+        unknown_word_score=unknown_word_score,
         hot_words=hot_words,
         has_phrases=phrases is not None,
         phrases=_phrases(phrases, units),

@@ -24,7 +24,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import save_file
 
 from .automaton import find_sorted
-from .compiled import compiled
+from .compiled import compiled, compiled_small
 
 __all__ = ["NGramArrays", "NGramLM", "NodeRows", "join_orders", "next_state", "score_word"]
 
@@ -95,7 +95,7 @@ def join_orders(orders: Sequence[NodeRows]) -> NGramArrays:
     )
 
 
-@compiled
+@compiled_small
 def _find_child(arrays: NGramArrays, node: int, word: int) -> int:
     """The node of an n-gram with one more word, or -1."""
     if node == 0:
@@ -103,7 +103,7 @@ def _find_child(arrays: NGramArrays, node: int, word: int) -> int:
     return find_sorted(arrays.word, arrays.first_child[node], arrays.first_child[node + 1], word)
 
 
-@compiled
+@compiled_small
 def next_state(arrays: NGramArrays, node: int) -> int:
     """The state after an n-gram: its longest suffix that has longer n-grams or a back-off.
 
@@ -122,7 +122,7 @@ def next_state(arrays: NGramArrays, node: int) -> int:
     return node
 
 
-@compiled
+@compiled_small
 def score_word(arrays: NGramArrays, state: int, word: int) -> tuple[float, int]:
     """Score a word after a context.
 

@@ -17,7 +17,7 @@ from typing import NamedTuple
 import numpy as np
 
 from .automaton import Automaton, follow
-from .compiled import compiled
+from .compiled import compiled, compiled_small
 from .hotwords import HotWords
 from .ngram import NGramArrays, score_word
 from .units import SPACE
@@ -76,6 +76,7 @@ class Knowledge(NamedTuple):
         unknown_score: Log-probability of an unknown word alone, natural logarithm.
         lm_weight: Weight of the language model.
         word_bonus: Score for each word.
+        unknown_word_score: Score for each word that the language model does not know, beside its own.
         hot_words: Phrases whose occurrence is rewarded.
         has_phrases: Whether only certain sentences may come out.
         phrases: Those sentences.
@@ -93,6 +94,7 @@ class Knowledge(NamedTuple):
     unknown_score: float
     lm_weight: float
     word_bonus: float
+    unknown_word_score: float
     hot_words: HotWords
     has_phrases: bool
     phrases: Automaton
@@ -119,7 +121,7 @@ def open_word_scores(lexicon: Automaton, unigram_scores: np.ndarray) -> np.ndarr
     return best
 
 
-@compiled
+@compiled_small
 def _read_byte(node: np.ndarray, byte: int, knowledge: Knowledge) -> bool:
     """Move on in hot words and phrases; False where no phrase goes on so."""
     hot_words = knowledge.hot_words
@@ -131,44 +133,59 @@ def _read_byte(node: np.ndarray, byte: int, knowledge: Knowledge) -> bool:
     return True
 
 
-@compiled
+@compiled_small
+def _is_known(node: np.ndarray, knowledge: Knowledge) -> bool:
+    """Whether the open word, as it is, is one of the language model's."""
+    return node.lexicon >= 0 and knowledge.lexicon.value[node.lexicon] >= 0
+
+
+@compiled_small
 def _score_open_word(node: np.ndarray, knowledge: Knowledge) -> None:
     """Ask the language model for the open word, once for all tokens that may end it."""
-    if knowledge.has_lm and node.closed_lm < 0:
-        word = knowledge.lexicon.value[node.lexicon] if node.lexicon >= 0 else -1
-        log10_prob, state = score_word(knowledge.ngrams, node.lm, word if word >= 0 else UNKNOWN_WORD)
+    if node.closed_lm < 0:
+        word = knowledge.lexicon.value[node.lexicon] if _is_known(node, knowledge) else UNKNOWN_WORD
+        log10_prob, state = score_word(knowledge.ngrams, node.lm, word)
         node.closed_lm, node.closed_score = state, log10_prob * LN_10
 
 
-@compiled
+@compiled_small
 def close_word(node: np.ndarray, knowledge: Knowledge) -> bool:
     """End the node's open word; False where no phrase goes on so."""
-    _score_open_word(node, knowledge)
     if knowledge.has_lm:
+        _score_open_word(node, knowledge)
         node.lm_score += node.closed_score
         node.lm = node.closed_lm
+        if not _is_known(node, knowledge):
+            node.bonus += knowledge.unknown_word_score
     node.bonus += knowledge.word_bonus
     node.is_open = False
     return _read_byte(node, SPACE, knowledge)
 
 
-@compiled
+@compiled_small
 def _look_ahead(node: np.ndarray, knowledge: Knowledge) -> float:
     """What the open word and hot words begun may still bring."""
     value = knowledge.hot_words.potential[node.hot]
     if node.is_open:
         value += knowledge.word_bonus
         if knowledge.has_lm:
-            best = knowledge.best_word[node.lexicon] if node.lexicon >= 0 else knowledge.unknown_score
-            value += knowledge.lm_weight * best
+            value += _best_ending(node.lexicon, knowledge)
     return value
 
 
-@compiled
+@compiled_small
+def _best_ending(lexicon: int, knowledge: Knowledge) -> float:
+    """What the language model adds at most, without context, to a word that begins so."""
+    if lexicon >= 0:
+        return knowledge.lm_weight * knowledge.best_word[lexicon]
+    return knowledge.lm_weight * knowledge.unknown_score + knowledge.unknown_word_score
+
+
+@compiled_small
 def extend(parent: np.ndarray, token: int, knowledge: Knowledge, node: np.ndarray) -> bool:
     """Make `node` the prefix `parent` with one more token; False where no phrase goes on so."""
     first, end = knowledge.piece_start[token], knowledge.piece_start[token + 1]
-    if parent.is_open and knowledge.pieces[first] == SPACE:
+    if knowledge.has_lm and parent.is_open and knowledge.pieces[first] == SPACE:
         _score_open_word(parent, knowledge)
     node.token, node.first_child, node.next_sibling, node.place = token, -1, -1, -1
     node.is_open, node.lexicon, node.lm = parent.is_open, parent.lexicon, parent.lm
@@ -192,7 +209,7 @@ def extend(parent: np.ndarray, token: int, knowledge: Knowledge, node: np.ndarra
     return True
 
 
-@compiled
+@compiled_small
 def start_node(node: np.ndarray, knowledge: Knowledge) -> None:
     """Make `node` the empty prefix."""
     node.parent, node.token, node.first_child, node.next_sibling, node.place = -1, -1, -1, -1, 0
@@ -201,7 +218,7 @@ def start_node(node: np.ndarray, knowledge: Knowledge) -> None:
     node.lm_score, node.bonus, node.static, node.closed_lm, node.closed_score = 0.0, 0.0, 0.0, -1, 0.0
 
 
-@compiled
+@compiled_small
 def find_child(nodes: np.ndarray, parent: int, token: int) -> int:
     """The node of `parent` with one more token, or -1.
 
@@ -213,20 +230,21 @@ def find_child(nodes: np.ndarray, parent: int, token: int) -> int:
     return child
 
 
-@compiled
+@compiled_small
 def ceiling(node: np.ndarray, begins_with_space: bool, knowledge: Knowledge) -> float:
     """What can be added at most to the acoustic score of this prefix with one more token.
 
     The language model only lowers a score: by the open word if the token ends it, else by the best word that the open
     one can still become.
     """
-    lm_score = node.lm_score
+    score = knowledge.lm_weight * node.lm_score + node.bonus + knowledge.most_gain
     if knowledge.has_lm and begins_with_space:
         if node.is_open:
             _score_open_word(node, knowledge)
-            lm_score += node.closed_score
+            score += knowledge.lm_weight * node.closed_score
+            if not _is_known(node, knowledge):
+                score += knowledge.unknown_word_score
     elif knowledge.has_lm:
-        state = node.lexicon if node.is_open else 0
-        best = knowledge.best_word[state] if state >= 0 else knowledge.unknown_score
-        lm_score += max(best, knowledge.unknown_score)
-    return knowledge.lm_weight * lm_score + node.bonus + knowledge.most_gain
+        lexicon = node.lexicon if node.is_open else 0
+        score += max(_best_ending(lexicon, knowledge), _best_ending(-1, knowledge))
+    return score

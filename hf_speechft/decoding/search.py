@@ -12,14 +12,28 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .compiled import compiled
+from .compiled import compiled, compiled_small
 from .ngram import score_word
 from .prefix import END_OF_SENTENCE, LN_10, NODE, Knowledge, ceiling, close_word, extend, find_child, start_node
 from .units import SPACE
 
-__all__ = ["Paths", "log_add", "search"]
+__all__ = ["Limits", "Paths", "log_add", "search"]
 
 FIRST_NODES = 4096
+
+
+class Limits(NamedTuple):
+    """What the search leaves out.
+
+    Attributes:
+        beam_width: Prefixes that are kept from step to step.
+        token_min_logp: Tokens of lower log-probability at a step extend no prefix there.
+        beam_prune_logp: Prefixes whose score is lower than the best one's by more than this are dropped; 0 or less.
+    """
+
+    beam_width: int
+    token_min_logp: float
+    beam_prune_logp: float
 
 
 class Paths(NamedTuple):
@@ -40,7 +54,7 @@ class Paths(NamedTuple):
     start: np.ndarray
 
 
-@compiled
+@compiled_small
 def log_add(left: float, right: float) -> float:
     """Logarithm of the sum of two numbers given by their logarithms."""
     if left < right:
@@ -50,7 +64,7 @@ def log_add(left: float, right: float) -> float:
     return left + math.log1p(math.exp(right - left))
 
 
-@compiled
+@compiled_small
 def _pick_tokens(log_probs: np.ndarray, blank: int, min_logp: float, knowledge: Knowledge, picked: np.ndarray) -> int:
     """Write the tokens that may extend a prefix at this step into `picked`, and return how many they are.
 
@@ -70,7 +84,7 @@ def _pick_tokens(log_probs: np.ndarray, blank: int, min_logp: float, knowledge: 
     return count
 
 
-@compiled
+@compiled_small
 def _stay(
     nodes: np.ndarray, beam: np.ndarray, ends: np.ndarray, log_probs: np.ndarray, blank: int, stays: np.ndarray
 ) -> None:
@@ -99,7 +113,7 @@ def _stay(
             stays[place, 1] = log_add(stays[place, 1], reached + log_probs[node.token])
 
 
-@compiled
+@compiled_small
 def _push(heap: np.ndarray, score: float) -> None:
     """Replace the smallest number in a heap, which is `heap[0]`."""
     place = 0
@@ -115,32 +129,26 @@ def _push(heap: np.ndarray, score: float) -> None:
 
 
 @compiled
-def _best_places(scores: np.ndarray, width: int) -> np.ndarray:
-    """Places of the `width` best scores above minus infinity, best first; of equal ones the first."""
-    width = min(width, np.count_nonzero(scores > -np.inf))
-    best = np.empty(width, np.int64)
-    if width == 0:
-        return best
-    threshold = np.partition(scores, len(scores) - width)[len(scores) - width]
-    spare = width - np.count_nonzero(scores > threshold)
-    count = 0
+def _best_places(scores: np.ndarray, floor: float, width: int) -> np.ndarray:
+    """Places of the `width` best scores that are not below `floor`, best first; of equal ones the first."""
+    floor = max(floor, np.finfo(np.float64).min)
+    places, count = np.empty(len(scores), np.int64), 0
     for place in range(len(scores)):
-        if scores[place] > threshold or (scores[place] == threshold and spare > 0):
-            spare -= scores[place] == threshold
-            best[count] = place
+        if scores[place] >= floor:
+            places[count] = place
             count += 1
-    return best[np.argsort(-scores[best], kind="mergesort")]
+    places = places[:count]
+    return places[np.argsort(-scores[places], kind="mergesort")[:width]]
 
 
 @compiled
-def search(log_probs: np.ndarray, blank: int, beam_width: int, token_min_logp: float, knowledge: Knowledge) -> Paths:
+def search(log_probs: np.ndarray, blank: int, limits: Limits, knowledge: Knowledge) -> Paths:
     """Find the best token sequences of one utterance.
 
     Args:
         log_probs: `(steps, vocab)` float32 log-probabilities.
         blank: Id of the CTC blank.
-        beam_width: Prefixes that are kept from step to step.
-        token_min_logp: Tokens of lower log-probability at a step extend no prefix there.
+        limits: What is left out.
         knowledge: Everything else that scores a prefix.
 
     Returns:
@@ -153,14 +161,14 @@ def search(log_probs: np.ndarray, blank: int, beam_width: int, token_min_logp: f
     picked = np.empty(log_probs.shape[1], np.int32)
     for step in range(len(log_probs)):
         row = log_probs[step]
-        tokens = picked[: _pick_tokens(row, blank, token_min_logp, knowledge, picked)]
+        tokens = picked[: _pick_tokens(row, blank, limits.token_min_logp, knowledge, picked)]
         reached = np.empty((len(beam) * (1 + len(tokens)), 2))  # in blank, in the last token
         scores = np.full(len(reached), -np.inf)
         _stay(nodes, beam, ends, row, blank, reached)
         for place in range(len(beam)):
             scores[place] = log_add(reached[place, 0], reached[place, 1]) + nodes[beam[place]].static
-        _go_on(nodes, beam, ends, row, tokens, beam_width, knowledge, reached, scores)
-        best = _best_places(scores, beam_width)
+        floor = _go_on(nodes, beam, ends, row, tokens, limits, knowledge, reached, scores)
+        best = _best_places(scores, floor, limits.beam_width)
         if count + len(best) > len(nodes):
             more = np.empty(2 * (len(nodes) + len(best)), NODE)
             more[:count] = nodes[:count]
@@ -176,11 +184,11 @@ def _go_on(
     ends: np.ndarray,
     row: np.ndarray,
     tokens: np.ndarray,
-    beam_width: int,
+    limits: Limits,
     knowledge: Knowledge,
     reached: np.ndarray,
     scores: np.ndarray,
-) -> None:
+) -> float:
     """Score each prefix in the beam with each token more; those that cannot be among the best stay at minus infinity.
 
     Args:
@@ -189,14 +197,22 @@ def _go_on(
         ends: `(width, 2)` log-probability of each that ends in blank, and in its last token.
         row: `(vocab,)` log-probabilities of the step.
         tokens: `(tokens,)` that may follow.
-        beam_width: How many will be kept.
+        limits: How many will be kept, and how far below the best.
         knowledge: What scores a prefix.
         reached: `(width * (1 + tokens), 2)`, written behind the prefixes that stay as they are.
         scores: `(width * (1 + tokens),)`, likewise.
+
+    Returns:
+        The score below which none will be kept.
     """
     width = len(beam)
+    best = -np.inf
+    for place in range(width):
+        best = max(best, scores[place])
+    if len(tokens) == 0:
+        return best + limits.beam_prune_logp
+    kept = np.full(min(limits.beam_width, len(scores)), best + limits.beam_prune_logp)  # a heap of the best scores
     scratch = np.empty(1, NODE)  # a record lives no longer than its array
-    kept = np.full(min(beam_width, len(scores)), -np.inf)  # a heap of the best scores so far
     acoustic, ceilings = np.empty(width), np.empty((width, 2))
     for place in range(width):
         if scores[place] > kept[0]:
@@ -226,6 +242,8 @@ def _go_on(
                 scores[candidate] = score + scratch[0].static
             if scores[candidate] > kept[0]:
                 _push(kept, scores[candidate])
+                best = max(best, scores[candidate])
+    return max(kept[0], best + limits.beam_prune_logp)
 
 
 @compiled
@@ -280,7 +298,7 @@ def _finish(nodes: np.ndarray, beam: np.ndarray, ends: np.ndarray, knowledge: Kn
             log10_prob, _ = score_word(knowledge.ngrams, node.lm, END_OF_SENTENCE)
             lm[place] = node.lm_score + log10_prob * LN_10
         scores[place] = acoustic[place] + knowledge.lm_weight * lm[place] + node.bonus
-    best = _best_places(scores, len(beam))
+    best = _best_places(scores, -np.inf, len(beam))
     start = np.zeros(len(best) + 1, np.int64)
     for path in range(len(best)):
         start[path + 1] = start[path] + _depth(nodes, beam[best[path]])
@@ -294,7 +312,7 @@ def _finish(nodes: np.ndarray, beam: np.ndarray, ends: np.ndarray, knowledge: Kn
     return Paths(scores[best], acoustic[best], lm[best], tokens, start)
 
 
-@compiled
+@compiled_small
 def _depth(nodes: np.ndarray, node: int) -> int:
     depth = 0
     while nodes[node].token >= 0:

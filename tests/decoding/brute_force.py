@@ -34,14 +34,16 @@ def written_words(style, tokens):
     return list("".join(tokens))
 
 
-def all_hypotheses(log_probs, style, *, lm=None, lm_weight=0.0, word_bonus=0.0, hotwords=None, phrases=None):
+def all_hypotheses(
+    log_probs, style, *, lm=None, lm_weight=0.0, word_bonus=0.0, unknown_word_score=0.0, hotwords=None, phrases=None
+):
     """Score of every token sequence that has an alignment, best first: `(score, acoustic, lm, ids, words)`.
 
     Args:
         log_probs: `(steps, vocab)`.
         style: A key of `STYLES`.
-        lm: Has `score(sentence)` in log10.
-        lm_weight, word_bonus, hotwords: As the decoder's.
+        lm: Has `score(sentence)` in log10 and, for `unknown_word_score`, `words`.
+        lm_weight, word_bonus, unknown_word_score, hotwords: As the decoder's.
         phrases: Sentences as tuples of words.
     """
     vocabulary, blank = STYLES[style], BLANKS[style]
@@ -59,6 +61,8 @@ def all_hypotheses(log_probs, style, *, lm=None, lm_weight=0.0, word_bonus=0.0, 
         acoustic = math.log(probability) if probability else -math.inf
         lm_score = math.log(10) * lm.score(" ".join(words)) if lm else 0.0
         score = acoustic + lm_weight * lm_score + word_bonus * len(words)
+        if unknown_word_score:
+            score += unknown_word_score * sum(word not in lm.words for word in words)
         for hotword, weight in (hotwords or {}).items():
             hot = hotword if isinstance(hotword, tuple) else tuple(hotword.split())
             places = range(len(words) - len(hot) + 1)

@@ -5,7 +5,7 @@ import torch
 from hf_speechft.decoding.batched_search import search_batch
 from hf_speechft.decoding.decoder import CTCDecoder
 from hf_speechft.decoding.ngram import NGramLM
-from hf_speechft.decoding.search import search
+from hf_speechft.decoding.search import Limits, search
 from tests.decoding.brute_force import BLANKS, STYLES, all_hypotheses, random_log_probs
 
 
@@ -20,7 +20,8 @@ def assert_same_paths(batched, single):
 @pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
 @pytest.mark.parametrize("style", STYLES)
 @pytest.mark.parametrize("kind", ["plain", "everything"])
-def test_search_batch_with_narrow_beam_matches_search(style, kind, device):
+@pytest.mark.parametrize("prune_logp", [-np.inf, -3.0])
+def test_search_batch_with_narrow_beam_matches_search(style, kind, prune_logp, device):
     words = ["你", "好"] if style == "no word marks" else ["a", "ab"]
     separator = "" if style == "no word marks" else " "
     options = {}
@@ -30,16 +31,18 @@ def test_search_batch_with_narrow_beam_matches_search(style, kind, device):
     lengths = np.array([30, 0, 17])
     log_probs = random_log_probs(np.random.default_rng(3), 30, len(STYLES[style]), batch=3, peakedness=1.5)
     knowledge = CTCDecoder(STYLES[style], BLANKS[style], **options)._knowledge
-    batched = search_batch(torch.from_numpy(log_probs).to(device), lengths, BLANKS[style], 7, -2.5, knowledge)
+    limits = Limits(7, -2.5, prune_logp)
+    batched = search_batch(torch.from_numpy(log_probs).to(device), lengths, BLANKS[style], limits, knowledge)
     for row, paths in enumerate(batched):
-        expected = search(log_probs[row, : lengths[row]], BLANKS[style], 7, -2.5, knowledge)
-        assert len(expected.score) == (1 if lengths[row] == 0 else 7)
+        expected = search(log_probs[row, : lengths[row]], BLANKS[style], limits, knowledge)
+        if prune_logp == -np.inf:
+            assert len(expected.score) == (1 if lengths[row] == 0 else 7)
         assert_same_paths(paths, expected)
 
 
 def test_search_batch_of_no_utterance_is_empty():
     knowledge = CTCDecoder(STYLES["delimiter"], 0)._knowledge
-    assert search_batch(np.zeros((0, 5, 4), np.float32), np.zeros(0, int), 0, 4, -5.0, knowledge) == []
+    assert search_batch(np.zeros((0, 5, 4), np.float32), np.zeros(0, int), 0, Limits(4, -5.0, -10.0), knowledge) == []
 
 
 class CountingScorer:
@@ -67,8 +70,9 @@ class CountingScorer:
 def test_search_batch_with_causal_language_model_matches_brute_force(style):
     log_probs = random_log_probs(np.random.default_rng(5), 4, len(STYLES[style]), batch=2)
     scorer = CountingScorer()
-    options = {"lm": scorer, "lm_weight": 0.6, "word_bonus": 0.2, "beam_width": 100_000, "token_min_logp": -np.inf}
-    decoder = CTCDecoder(STYLES[style], BLANKS[style], **options)
+    options = {"lm": scorer, "lm_weight": 0.6, "word_bonus": 0.2}
+    unlimited = {"beam_width": 100_000, "token_min_logp": -np.inf, "beam_prune_logp": -np.inf}
+    decoder = CTCDecoder(STYLES[style], BLANKS[style], **options, **unlimited)
     for row, hypotheses in enumerate(decoder.decode(log_probs, nbest=5)):
         expected = all_hypotheses(log_probs[row], style, lm=scorer, lm_weight=0.6, word_bonus=0.2)
         assert hypotheses[0].score == pytest.approx(expected[0][0], abs=1e-4)

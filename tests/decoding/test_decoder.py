@@ -39,7 +39,9 @@ def texts(hypotheses):
 @pytest.mark.parametrize("style", STYLES)
 def test_decode_nbest_matches_brute_force_texts(style):
     log_probs = random_log_probs(np.random.default_rng(11), 4, len(STYLES[style]), batch=3)
-    decoder = CTCDecoder(STYLES[style], BLANKS[style], beam_width=100_000, token_min_logp=-np.inf)
+    decoder = CTCDecoder(
+        STYLES[style], BLANKS[style], beam_width=100_000, token_min_logp=-np.inf, beam_prune_logp=-np.inf
+    )
     separator = "" if style == "no word marks" else " "
     for row, hypotheses in enumerate(decoder.decode(log_probs, nbest=4)):
         expected = list(dict.fromkeys(separator.join(one[4]) for one in all_hypotheses(log_probs[row], style)))
@@ -210,6 +212,9 @@ def test_from_processor_without_padding_token_raises():
         ({"beam_width": 0}, "beam_width is 0; it needs to be 1 or more"),
         ({"lm_weight": math.nan}, "lm_weight is nan; it needs to be a finite number"),
         ({"token_min_logp": 1.0}, "token_min_logp is 1.0; log-probabilities are 0 or less"),
+        ({"beam_prune_logp": 1.0}, "beam_prune_logp is 1.0; it is a distance below the best score, 0 or less"),
+        ({"unknown_word_score": 1.0}, "unknown_word_score is 1.0; it is added for each unknown word"),
+        ({"unknown_word_score": -np.inf}, "unknown_word_score is -inf; .* needs to be a finite number, 0 or less"),
         ({"hotwords": "zoltan"}, "hotwords is one string 'zoltan'; give a list"),
         ({"hotwords": ["Zoltán"]}, "hot word 'Zoltán' cannot be written .* lacks 'Z', 'á'"),
         ({"hotwords": [""]}, "hot word '' cannot be written"),

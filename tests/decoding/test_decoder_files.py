@@ -20,10 +20,12 @@ def test_save_decoder_writes_settings_and_language_model(tmp_path):
         "blank_id": 0,
         "lm_weight": 0.5,
         "word_bonus": 0.0,
+        "unknown_word_score": -10.0,
         "hotwords": ["ab"],
         "phrases": ["a b"],
         "beam_width": 32,
         "token_min_logp": -5.0,
+        "beam_prune_logp": -10.0,
     }
 
 
@@ -47,7 +49,7 @@ def test_save_decoder_names_a_causal_language_model(tmp_path):
     [
         (None, "holds no decoder: there is no decoder_config.json"),
         ("{", "is no JSON .*; save the decoder again"),
-        ('{"tokens": []}', "has or lacks the settings beam_width, blank_id"),
+        ('{"tokens": []}', "has or lacks the settings beam_prune_logp, beam_width"),
     ],
 )
 def test_load_decoder_of_damaged_folder_raises(content, message, tmp_path):

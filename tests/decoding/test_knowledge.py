@@ -8,7 +8,14 @@ from hf_speechft.decoding.ngram import NGramLM
 from hf_speechft.decoding.units import read_units
 
 UNITS = read_units(["<pad>", "|", "a", "b"], 0)
-NOTHING = {"lm": None, "lm_weight": 0.5, "word_bonus": 0.0, "hotwords": None, "phrases": None}
+NOTHING = {
+    "lm": None,
+    "lm_weight": 0.5,
+    "word_bonus": 0.0,
+    "unknown_word_score": 0.0,
+    "hotwords": None,
+    "phrases": None,
+}
 
 
 def test_gather_knowledge_looks_up_every_word_of_the_language_model():

@@ -25,7 +25,7 @@ def follow_tokens(tokens, knowledge):
 @pytest.mark.parametrize("style", ["delimiter", "sentencepiece", "wordpiece", "byte-level"])
 def test_extend_and_close_word_score_the_words_that_are_written(style):
     lm = NGramLM.from_text(["a b", "ab a", "a ab ab"], 3)
-    decoder = CTCDecoder(STYLES[style], BLANKS[style], lm=lm, lm_weight=1.0, word_bonus=0.5)
+    decoder = CTCDecoder(STYLES[style], BLANKS[style], lm=lm, lm_weight=1.0, word_bonus=0.5, unknown_word_score=-2.0)
     rng = np.random.default_rng(0)
     searched = np.flatnonzero(decoder.units.is_searched)
     for _ in range(50):
@@ -35,7 +35,8 @@ def test_extend_and_close_word_score_the_words_that_are_written(style):
             close_word(last, decoder._knowledge)
         words = written_words(style, [STYLES[style][token] for token in tokens])
         assert last["lm_score"] == pytest.approx(LN_10 * lm.score(" ".join(words), eos=False), abs=1e-5)
-        assert last["bonus"] == pytest.approx(0.5 * len(words))
+        unknown = sum(word not in lm.words for word in words)
+        assert last["bonus"] == pytest.approx(0.5 * len(words) - 2.0 * unknown)
 
 
 @pytest.mark.parametrize("style", STYLES)
