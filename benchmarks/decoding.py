@@ -12,6 +12,7 @@ for torchaudio). Run from the project's root, on an idle machine, with a model t
 
 import argparse
 import json
+import math
 import os
 import statistics
 import subprocess
@@ -44,6 +45,7 @@ ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_
 
 ORDER = 4
 LM_WEIGHT, WORD_BONUS = 0.5, 1.0
+UNKNOWN_WORD_SCORE = -10.0  # about that of pyctcdecode's default
 TOKEN_MIN_LOGP = -5.0
 MOST_TOKENS_UNPRUNED = 100  # torchaudio tries all tokens behind each hypothesis: minutes a round with sub-words
 NARROW = {"beam_threshold": 10.0, "beam_size_token": 10}
@@ -202,6 +204,7 @@ def our_decoder(contest: Contest, arpa: Path | None, beam: int) -> Callable[[], 
         lm=NGramLM.from_arpa(arpa) if arpa else None,
         lm_weight=LM_WEIGHT,
         word_bonus=WORD_BONUS if arpa else 0.0,
+        unknown_word_score=UNKNOWN_WORD_SCORE,
         beam_width=beam,
         token_min_logp=TOKEN_MIN_LOGP,
     )
@@ -312,9 +315,11 @@ def make_notes(contests: list[Contest], rounds: int, scores: list[dict[str, Any]
         f"{WORD_BONUS:g} for each word. hf_speechft and pyctcdecode extend prefixes by tokens over a log-probability "
         f"of {TOKEN_MIN_LOGP:g}.",
         "hf_speechft's time includes word times by alignment and word confidences; pyctcdecode gives word times too.",
-        "pyctcdecode has its defaults beside that: prefixes 10 below the best are dropped, prefixes with the last 3 "
-        "words in common are merged (without a language model the last one), and an unknown word costs 10 more than "
-        "the language model says.",
+        "hf_speechft and pyctcdecode have their defaults beside that, but for an unknown word. It costs more than "
+        f"the language model says: 5 in hf_speechft by default and {-UNKNOWN_WORD_SCORE:g} here; 10 in pyctcdecode, "
+        f"in log10 and before the weight, so {10 * LM_WEIGHT * math.log(10):.1f} of the score. Both drop prefixes 10 "
+        "below the best. pyctcdecode merges prefixes with the last 3 words in common (without a language model the "
+        "last one).",
         "torchaudio has its defaults, all tokens and a threshold of 50 below the best hypothesis, but sums over "
         f"alignments; the narrow row has a threshold of {NARROW['beam_threshold']:g} and at most "
         f"{NARROW['beam_size_token']} tokens at a step. Its language model needs a lexicon, which here holds all "

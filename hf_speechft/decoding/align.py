@@ -103,6 +103,31 @@ def viterbi_path(log_probs: np.ndarray, tokens: np.ndarray, blank: int) -> np.nd
     return path
 
 
+@compiled
+def word_spans(states: np.ndarray, word_of_token: np.ndarray, words: int) -> np.ndarray:
+    """First step, and step after the last, of each word in an alignment.
+
+    Args:
+        states: `(steps,)`, as `viterbi_path` gives them.
+        word_of_token: `(tokens,)` word that each token is part of, -1 for none.
+        words: How many there are.
+
+    Returns:
+        `(words, 2)`; a word that one token wrote together with the one before it has that one's steps.
+    """
+    spans = np.zeros((words, 2), np.int64)
+    for step in range(len(states)):
+        word = word_of_token[states[step] // 2] if states[step] % 2 == 1 and states[step] > 0 else -1
+        if word >= 0:
+            if spans[word, 1] == 0:
+                spans[word, 0] = step
+            spans[word, 1] = step + 1
+    for word in range(1, words):
+        if spans[word, 1] == 0:
+            spans[word] = spans[word - 1]
+    return spans
+
+
 def align_tokens(log_probs: np.ndarray | torch.Tensor, token_ids: Sequence[int], blank_id: int) -> list[TokenSpan]:
     """Find the steps of each token of a known sequence.
 

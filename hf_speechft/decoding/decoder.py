@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 import numba
 import numpy as np
 
-from .align import SUM_TOLERANCE, viterbi_path
+from .align import SUM_TOLERANCE, viterbi_path, word_spans
 from .batched_search import search_batch
 from .confidence import number_words, word_confidences
 from .decoder_files import load_decoder, save_decoder
@@ -120,7 +120,7 @@ class CTCDecoder:
         lm: "NGramLM | CausalWordScorer | None" = None,
         lm_weight: float = 0.5,
         word_bonus: float = 0.0,
-        unknown_word_score: float = -10.0,
+        unknown_word_score: float = -5.0,
         hotwords: Sequence[str] | Mapping[str, float] | None = None,
         phrases: Sequence[str] | str | None = None,
         beam_width: int = 32,
@@ -202,11 +202,11 @@ class CTCDecoder:
         if self._uses_torch(log_probs):
             scorer = None if isinstance(self.lm, NGramLM) else self.lm
             found = search_batch(log_probs, lengths, self.blank_id, self._limits(), self._knowledge, scorer)
-            found = [self._until_a_phrase_ends(*pair) for pair in zip(utterances, found, strict=True)]
-        else:
-            found = _map_in_threads(self._search, utterances)
-        pairs = list(zip(utterances, found, strict=True))
-        return _map_in_threads(lambda pair: self._hypotheses(*pair, nbest), pairs)
+            pairs = list(zip(utterances, found, strict=True))
+            return _map_in_threads(
+                lambda pair: self._hypotheses(pair[0], self._until_a_phrase_ends(*pair), nbest), pairs
+            )
+        return _map_in_threads(lambda one: self._hypotheses(one, self._search(one), nbest), utterances)
 
     def with_weights(self, lm_weight: float, word_bonus: float) -> "CTCDecoder":
         """The same decoder with other weights, without a second look at the language model.
@@ -288,7 +288,8 @@ class CTCDecoder:
                 continue
             texts.add(text)
             confidences = word_confidences(path, paths.score, fingerprints, first_word)
-            times = _word_times(log_probs, tokens, word_of_token[span], len(confidences), self.blank_id)
+            path_states = viterbi_path(log_probs, tokens, self.blank_id)
+            times = word_spans(path_states, word_of_token[span], len(confidences)).tolist()
             acoustic = float(paths.acoustic[path])
             hypotheses.append(
                 Hypothesis(
@@ -297,7 +298,10 @@ class CTCDecoder:
                     float(paths.score[path]),
                     acoustic,
                     float(paths.lm[path]),
-                    [Word(*word) for word in zip(words, *times, confidences.tolist(), strict=True)],
+                    [
+                        Word(word, *steps, confidence)
+                        for word, steps, confidence in zip(words, times, confidences.tolist(), strict=True)
+                    ],
                     None if rejected_by is None else max(0.0, rejected_by - acoustic),
                 )
             )
@@ -347,37 +351,22 @@ def _check_log_probs(log_probs: object, lengths: object, vocab: int) -> tuple[np
     lengths = np.full(batch, steps) if lengths is None else np.asarray(lengths).astype(np.int64)
     if lengths.shape != (batch,) or (lengths < 0).any() or (lengths > steps).any():
         raise ValueError(f"lengths is {lengths.tolist()}; it needs {batch} numbers of steps from 0 to {steps}")
-    mask = np.arange(steps) < lengths[:, None]  # (batch, steps)
-    totals = np.exp(array).sum(axis=-1)
-    if np.isnan(totals[mask]).any():
-        row = int(np.argwhere(np.isnan(totals) & mask)[0, 0])
+    for row, length in enumerate(lengths):
+        _check_sums(np.exp(array[row, :length]).sum(axis=-1), row)
+    return array, lengths
+
+
+def _check_sums(totals: np.ndarray, row: int) -> None:
+    """Refuse an utterance whose probabilities `(steps,)` are no distributions."""
+    if np.isnan(totals).any():
         raise ValueError(f"log_probs of utterance {row} holds NaN; look at the audio and the model's weights")
-    if mask.any() and np.abs(totals[mask] - 1).max() > SUM_TOLERANCE:
-        worst = totals[mask][np.abs(totals[mask] - 1).argmax()]
+    errors = np.abs(totals - 1)
+    if (errors > SUM_TOLERANCE).any():
+        worst = totals[errors.argmax()]
         raise ValueError(
             f"the probabilities of a step sum to {worst:.3g} and not to 1; give log-probabilities, "
             "logits.log_softmax(dim=-1)"
         )
-    return array, lengths
-
-
-def _word_times(
-    log_probs: np.ndarray, tokens: np.ndarray, word_of_token: np.ndarray, words: int, blank_id: int
-) -> tuple[list[int], list[int]]:
-    """First step, and step after the last, of each word in the best alignment of the tokens."""
-    starts, ends = [0] * words, [0] * words
-    token_at = viterbi_path(log_probs, tokens, blank_id)  # (steps,) odd where a token is spoken
-    spoken = np.flatnonzero(token_at % 2 == 1)
-    of_word = word_of_token[token_at[spoken] // 2]
-    of_step = list(zip(spoken[of_word >= 0].tolist(), of_word[of_word >= 0].tolist(), strict=True))
-    for step, word in reversed(of_step):
-        starts[word] = step
-    for step, word in of_step:
-        ends[word] = step + 1
-    for word in range(1, words):
-        if ends[word] == 0:  # one token wrote this word and the one before it
-            starts[word], ends[word] = starts[word - 1], ends[word - 1]
-    return starts, ends
 
 
 def _map_in_threads(function: Callable, items: Sequence) -> list:
@@ -385,5 +374,13 @@ def _map_in_threads(function: Callable, items: Sequence) -> list:
     threads = min(numba.get_num_threads(), len(items))
     if threads <= 1:
         return [function(item) for item in items]
+    results = [None] * len(items)
+
+    def work(first: int) -> None:  # a share of the items, since handing over one takes as long as decoding it
+        for place in range(first, len(items), threads):
+            results[place] = function(items[place])
+
     with ThreadPoolExecutor(threads) as pool:
-        return list(pool.map(function, items))
+        for _ in pool.map(work, range(threads)):
+            pass  # raises what a thread raised
+    return results

@@ -19,7 +19,7 @@ from .units import SPACE
 
 __all__ = ["Limits", "Paths", "log_add", "search"]
 
-FIRST_NODES = 4096
+FIRST_NODES = 512
 
 
 class Limits(NamedTuple):

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from transformers import BertConfig, Wav2Vec2CTCTokenizer
 
 from hf_speechft import SpeechBertConfig, SpeechBertForCTC, SpeechBertTokenizer
-from hf_speechft.decoding.align import TokenSpan, align_tokens, align_words, check_log_probs, viterbi_path
+from hf_speechft.decoding.align import TokenSpan, align_tokens, align_words, check_log_probs, viterbi_path, word_spans
 from hf_speechft.model.feature_extraction_speechbert import SpeechBertFeatureExtractor
 
 BLANK = 0
@@ -282,3 +282,10 @@ def test_align_words_wav2vec2_tokenizer_works_too(tmp_path):
 def test_align_words_unusable_transcript_raises(tokenizer, text, message):
     with pytest.raises(ValueError, match=message):
         align_words(steps_of(tokenizer, "go-_-now"), text, tokenizer, STEP_S)
+
+
+def test_word_spans_run_from_a_words_first_token_to_its_last():
+    states = np.array([0, 1, 1, 2, 3, 5, 6, 7, 8])  # tokens 0 to 3 at steps 1-2, 4, 5 and 7
+    word_of_token = np.array([0, 0, -1, 1])  # the third token is a space, and the last one wrote words 1 and 2
+    assert word_spans(states, word_of_token, 3).tolist() == [[1, 5], [7, 8], [7, 8]]
+    assert word_spans(np.full(2, -1), word_of_token, 1).tolist() == [[0, 0]]  # no alignment

@@ -20,7 +20,7 @@ def test_save_decoder_writes_settings_and_language_model(tmp_path):
         "blank_id": 0,
         "lm_weight": 0.5,
         "word_bonus": 0.0,
-        "unknown_word_score": -10.0,
+        "unknown_word_score": -5.0,
         "hotwords": ["ab"],
         "phrases": ["a b"],
         "beam_width": 32,
