@@ -22,20 +22,25 @@ from hf_speechft.decoding import CTCDecoder, Hypothesis, NGramLM
 from hf_speechft.decoding.rescoring import SentenceScorer, rescore
 from hf_speechft.scoring.bootstrap import bootstrap_interval, paired_bootstrap
 from hf_speechft.scoring.metrics import ErrorCounts, count_errors, total
+from hf_speechft.training.tuning import LM_WEIGHTS, UNKNOWN_WORD_SCORES, WORD_BONUSES, tune_decoder
 
 ORDER = 4
 BEAM = 32
 NBEST = 20
-LM_WEIGHTS = (0.25, 0.5, 0.75, 1.0, 1.5)
-WORD_BONUSES = (0.0, 1.0, 2.0, 3.0)
 RESCORING_WEIGHTS = (0.0, 0.1, 0.2, 0.35, 0.5, 0.75, 1.0)
+
+
+def listed(numbers: Sequence[float]) -> str:
+    return ", ".join(f"{number:g}" for number in numbers)
+
+
 NOTES = [
     "Intervals: 95 %, bootstrap over utterances. WER change: against greedy, in points, with the interval of the "
     "paired bootstrap, and relative.",
     f"{ORDER}-gram: modified Kneser-Ney from the training transcripts. Weights are those with the fewest word errors "
-    f"on the validation split: lm_weight of {', '.join(f'{weight:g}' for weight in LM_WEIGHTS)}, word_bonus of "
-    f"{', '.join(f'{bonus:g}' for bonus in WORD_BONUSES)}, and for rescoring "
-    f"{', '.join(f'{weight:g}' for weight in RESCORING_WEIGHTS)}.",
+    f"on the validation split, found as `hf-speechft tune` does: lm_weight of {listed(LM_WEIGHTS)}, word_bonus of "
+    f"{listed(WORD_BONUSES)}, unknown_word_score of {listed(UNKNOWN_WORD_SCORES)}, and for rescoring "
+    f"{listed(RESCORING_WEIGHTS)}.",
     "Phrases on demo: all sentences of its grammar, those of the test split among them.",
 ]
 
@@ -59,17 +64,10 @@ def word_errors(emissions: Emissions, texts: Texts) -> int:
     return total(count_errors(emissions.references, texts)).errors
 
 
-def tune_lm(emissions: Emissions, lm: NGramLM) -> dict[str, float]:
-    """Choose the weights with the fewest word errors; of equal ones the first."""
-    grid = [
-        {"lm_weight": weight, "word_bonus": bonus} for weight, bonus in itertools.product(LM_WEIGHTS, WORD_BONUSES)
-    ]
-
-    def errors(weights: dict[str, float]) -> int:
-        decoder = CTCDecoder(emissions.tokens, 0, lm=lm, beam_width=BEAM, **weights)
-        return word_errors(emissions, best_texts(decoder.decode(emissions.log_probs, emissions.lengths)))
-
-    return min(grid, key=errors)
+def tune_lm(emissions: Emissions, lm: NGramLM) -> CTCDecoder:
+    """Make a decoder with the weights that have the fewest word errors."""
+    batches = [[row[:steps] for row, steps in zip(emissions.log_probs, emissions.lengths, strict=True)]]
+    return tune_decoder(CTCDecoder(emissions.tokens, 0, lm=lm, beam_width=BEAM), batches, emissions.references)[0]
 
 
 def decode_in_all_ways(
@@ -86,16 +84,16 @@ def decode_in_all_ways(
     """
     validation, test = recogniser.emissions("validation"), recogniser.emissions("test")
     lm = NGramLM.from_text(recogniser.texts("train"), ORDER)
-    weights = tune_lm(validation, lm)
     beam = CTCDecoder(test.tokens, 0, beam_width=BEAM)
-    fused = CTCDecoder(test.tokens, 0, beam_width=BEAM, lm=lm, **weights)
+    fused = tune_lm(validation, lm)
     found = fused.decode(test.log_probs, test.lengths, nbest=NBEST)
     ways = {
         "greedy": greedy(test),
         f"beam {BEAM}": best_texts(beam.decode(test.log_probs, test.lengths)),
         f"beam {BEAM}, {ORDER}-gram": best_texts(found),
     }
-    chosen = f"lm_weight {weights['lm_weight']:g}, word_bonus {weights['word_bonus']:g}"
+    chosen = f"lm_weight {fused.lm_weight:g}, word_bonus {fused.word_bonus:g}"
+    chosen += f", unknown_word_score {fused.unknown_word_score:g}"
     if scorer is not None:
         to_tune = fused.decode(validation.log_probs, validation.lengths, nbest=NBEST)
 
@@ -168,7 +166,7 @@ def decode_commands(recogniser: Recogniser) -> tuple[Emissions, dict[str, Texts]
         for utterance, reference in enumerate(test.references)
     ]
     lm = NGramLM.from_text(recogniser.texts("train"), ORDER)
-    fused = CTCDecoder(test.tokens, 0, beam_width=BEAM, lm=lm, **tune_lm(recogniser.emissions("validation"), lm))
+    fused = tune_lm(recogniser.emissions("validation"), lm)
     ways = {
         "greedy": greedy(test),
         f"beam {BEAM}, {ORDER}-gram": best_texts(fused.decode(test.log_probs, test.lengths)),

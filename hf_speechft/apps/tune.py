@@ -31,6 +31,12 @@ def tune(
             "the model's decoder, or 4-grams of the data set's training transcripts.",
         ),
     ] = None,
+    seed: Annotated[
+        int,
+        typer.Option(
+            help="The run's --seed: it cut a data set without splits, and another would mix training and validation."
+        ),
+    ] = 42,
     beams: Annotated[int, typer.Option(min=2, help="Token sequences that the beam search keeps.")] = 32,
     batch_size: Annotated[int, typer.Option(min=1, help="Utterances that go through the model at once.")] = 16,
     device: Annotated[
@@ -44,14 +50,14 @@ def tune(
     try:
         if not Path(model).is_dir():
             raise ValueError(f"{model} is no folder; tune a copy of the model that the decoder can be written into")
-        typer.echo(_tune(model, dataset, split, lm, beams, batch_size, device))
+        typer.echo(_tune(model, dataset, split, lm, seed, beams, batch_size, device))
     except (ValueError, OSError, ImportError) as error:
         typer.echo(f"hf-speechft: {error}", err=True)
         raise typer.Exit(1) from None
 
 
 def _tune(
-    model: str, dataset: str, split: str, lm: str | None, beams: int, batch_size: int, device: str | None
+    model: str, dataset: str, split: str, lm: str | None, seed: int, beams: int, batch_size: int, device: str | None
 ) -> str:
     """Tune and save; return what was found, in a line."""
     recogniser, processor = load_model(model, device)
@@ -60,25 +66,25 @@ def _tune(
     from hf_speechft.sharing.save import save_atomically
     from hf_speechft.training.tuning import emissions, tune_decoder, tuning_sample
 
-    corpus = _load(dataset, split, processor)
+    corpus = _load(dataset, split, seed, processor)
     decoder = CTCDecoder.from_processor(processor, lm=_find_lm(lm, recogniser, processor, corpus), beam_width=beams)
     utterances = tuning_sample(corpus["validation"])
     options = {"batch_size": batch_size, "show_progress": sys.stderr.isatty(), "description": split}
     batches = list(emissions(recogniser, processor, utterances, **options))
     references = utterances["text"][:]
-    weights = tune_decoder(decoder, batches, references)
-    tuned = decoder.with_weights(weights.lm_weight, weights.word_bonus)
+    tuned, wer = tune_decoder(decoder, batches, references)
     save_atomically(model, lambda folder: tuned.save_pretrained(folder / DECODER_FOLDER))
     return (
-        f"{model}/{DECODER_FOLDER}: lm_weight {weights.lm_weight:g}, word_bonus {weights.word_bonus:g}; WER on {split}"
-        f" {100 * weights.wer:.1f} %, {len(references)} utterances"
+        f"{model}/{DECODER_FOLDER}: lm_weight {tuned.lm_weight:g}, word_bonus {tuned.word_bonus:g}, "
+        f"unknown_word_score {tuned.unknown_word_score:g}; WER on {split} {100 * wer:.1f} %, "
+        f"{len(references)} utterances"
     )
 
 
-def _load(dataset: str, split: str, processor: "SpeechBertProcessor") -> "DatasetDict":
+def _load(dataset: str, split: str, seed: int, processor: "SpeechBertProcessor") -> "DatasetDict":
     from hf_speechft.data.corpora import load_corpus
 
-    return load_corpus(dataset, validation_split=split, normalizer=processor.tokenizer.text_normalizer)
+    return load_corpus(dataset, validation_split=split, normalizer=processor.tokenizer.text_normalizer, seed=seed)
 
 
 def _find_lm(

@@ -208,23 +208,32 @@ class CTCDecoder:
             )
         return _map_in_threads(lambda one: self._hypotheses(one, self._search(one), nbest), utterances)
 
-    def with_weights(self, lm_weight: float, word_bonus: float) -> "CTCDecoder":
+    def with_weights(
+        self,
+        *,
+        lm_weight: float | None = None,
+        word_bonus: float | None = None,
+        unknown_word_score: float | None = None,
+    ) -> "CTCDecoder":
         """The same decoder with other weights, without a second look at the language model.
 
         Args:
-            lm_weight: Weight of the language model.
-            word_bonus: Added for each word.
+            lm_weight: Weight of the language model; None leaves it as it is.
+            word_bonus: Added for each word; likewise.
+            unknown_word_score: Added for each word that the n-gram model does not know; likewise.
 
         Returns:
             A new decoder that shares the arrays of this one.
 
         Raises:
-            ValueError: A weight is not finite.
+            ValueError: A weight is out of range.
         """
+        given = {"lm_weight": lm_weight, "word_bonus": word_bonus, "unknown_word_score": unknown_word_score}
+        weights = {name: float(getattr(self, name) if value is None else value) for name, value in given.items()}
         decoder = copy.copy(self)
-        decoder.lm_weight, decoder.word_bonus = float(lm_weight), float(word_bonus)
+        vars(decoder).update(weights)
         _check_numbers(decoder)
-        decoder._knowledge = reweigh(self._knowledge, self.units, decoder.lm_weight, decoder.word_bonus)
+        decoder._knowledge = reweigh(self._knowledge, self.units, **weights)
         return decoder
 
     def save_pretrained(self, folder: "str | Path") -> None:

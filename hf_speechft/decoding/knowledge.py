@@ -90,10 +90,14 @@ def acoustics_only(knowledge: Knowledge) -> Knowledge:
     )
 
 
-def reweigh(knowledge: Knowledge, units: Units, lm_weight: float, word_bonus: float) -> Knowledge:
+def reweigh(
+    knowledge: Knowledge, units: Units, *, lm_weight: float, word_bonus: float, unknown_word_score: float
+) -> Knowledge:
     """The same knowledge with other weights."""
     most_gain = _most_gain(units, lm_weight, word_bonus, knowledge.hot_words)
-    return knowledge._replace(lm_weight=lm_weight, word_bonus=word_bonus, most_gain=most_gain)
+    return knowledge._replace(
+        lm_weight=lm_weight, word_bonus=word_bonus, unknown_word_score=unknown_word_score, most_gain=most_gain
+    )
 
 
 def _most_gain(units: Units, lm_weight: float, word_bonus: float, hot_words: HotWords) -> float:

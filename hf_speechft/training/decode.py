@@ -85,16 +85,15 @@ def decode_finally(
     validation = tuning_sample(validation)
     options = {"batch_size": plan.batch_size, "show_progress": plan.show_progress}
     batches = list(emissions(model, processor, validation, description="validation", **options))
-    weights = tune_decoder(decoder, batches, validation["text"])
-    decoder = decoder.with_weights(weights.lm_weight, weights.word_bonus)
+    decoder, _ = tune_decoder(decoder, batches, validation["text"])
     plain = CTCDecoder.from_processor(processor, beam_width=plan.beam_width)
     beam, with_lm = [], []
     for batch in emissions(model, processor, test, description="test", **options):
         beam += decode_batch(plain, batch)
         with_lm += decode_batch(decoder, batch, NBEST)
     settings = {"beam_width": plan.beam_width}
-    settings_lm = settings | {"lm_order": plan.lm_order, "lm_weight": weights.lm_weight}
-    settings_lm["word_bonus"] = weights.word_bonus
+    weights = {name: getattr(decoder, name) for name in ("lm_weight", "word_bonus", "unknown_word_score")}
+    settings_lm = settings | {"lm_order": plan.lm_order} | weights
     decodings = [
         Decoding("beam search", _best_texts(beam), settings),
         Decoding(f"beam search, {plan.lm_order}-gram", _best_texts(with_lm), settings_lm),

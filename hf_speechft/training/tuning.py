@@ -21,13 +21,14 @@ from hf_speechft.scoring.metrics import count_errors, total
 
 LM_WEIGHTS = (0.0, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0)
 WORD_BONUSES = (0.0, 0.5, 1.0, 2.0, 3.0)
+UNKNOWN_WORD_SCORES = (-5.0, -10.0, -2.0, 0.0)  # the decoder's default first: it is kept unless another is better
 RESCORING_WEIGHTS = (0.0, 0.1, 0.2, 0.3, 0.5, 0.7, 1.0)
 TUNING_UTTERANCES = 500  # of the validation split; more would change the weights little
 
 
 @dataclass(frozen=True)
 class Weights:
-    """Weights and what they lead to.
+    """Weights of a language model and what they lead to.
 
     Attributes:
         lm_weight: Weight of the language model's natural logarithms.
@@ -91,8 +92,12 @@ def tuning_sample(utterances: Dataset, seed: int = 0) -> Dataset:
     return utterances.select(sorted(chosen.tolist()))
 
 
-def tune_decoder(decoder: CTCDecoder, batches: Sequence[Sequence[np.ndarray]], references: Sequence[str]) -> Weights:
+def tune_decoder(
+    decoder: CTCDecoder, batches: Sequence[Sequence[np.ndarray]], references: Sequence[str]
+) -> tuple[CTCDecoder, float]:
     """Find the weights of the decoder's language model.
+
+    First its weight and the bonus for words are found together, then the score of unknown words.
 
     Args:
         decoder: Its own weights do not matter.
@@ -100,14 +105,23 @@ def tune_decoder(decoder: CTCDecoder, batches: Sequence[Sequence[np.ndarray]], r
         references: Transcripts in the same order.
 
     Returns:
-        The weights with the fewest word errors; of equal ones the smallest.
+        The decoder with the weights that have the fewest word errors, of equal ones the smallest, and their word error
+        rate.
     """
 
-    def wer(lm_weight: float, word_bonus: float) -> float:
-        candidate = decoder.with_weights(lm_weight, word_bonus)
+    def wer(candidate: CTCDecoder) -> float:
         return _wer(references, [nbest for batch in batches for nbest in decode_batch(candidate, batch)])
 
-    return _best(LM_WEIGHTS, wer)
+    def with_pair(lm_weight: float, word_bonus: float) -> CTCDecoder:
+        return decoder.with_weights(
+            lm_weight=lm_weight, word_bonus=word_bonus, unknown_word_score=UNKNOWN_WORD_SCORES[0]
+        )
+
+    best = _best(LM_WEIGHTS, lambda *pair: wer(with_pair(*pair)))
+    found = with_pair(best.lm_weight, best.word_bonus)
+    candidates = [found.with_weights(unknown_word_score=score) for score in UNKNOWN_WORD_SCORES]
+    rates = [wer(candidate) for candidate in candidates]
+    return candidates[int(np.argmin(rates))], min(rates)
 
 
 def tune_rescoring(

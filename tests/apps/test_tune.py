@@ -6,6 +6,7 @@ import soundfile
 from typer.testing import CliRunner
 
 from hf_speechft.apps.command import app
+from hf_speechft.data.corpora import load_corpus
 from hf_speechft.decoding import CTCDecoder, NGramLM
 
 RATE_HZ = 16_000
@@ -41,7 +42,9 @@ def test_tune_saves_a_decoder_with_the_training_transcripts_as_language_model(mo
     result = run("--model", model, "--dataset", corpus, "--beams", "4")
     assert result.exit_code == 0, result.stderr
     decoder = CTCDecoder.from_pretrained(model / "decoder")
-    assert f"lm_weight {decoder.lm_weight:g}, word_bonus {decoder.word_bonus:g}; WER on validation" in result.stdout
+    found = f"lm_weight {decoder.lm_weight:g}, word_bonus {decoder.word_bonus:g}, "
+    found += f"unknown_word_score {decoder.unknown_word_score:g}; WER on validation"
+    assert found in result.stdout
     assert decoder.beam_width == 4
     expected = NGramLM.from_text(["turn on", "turn off"], 4).score("turn off")
     assert decoder.lm.score("turn off") == pytest.approx(expected, abs=1e-5)
@@ -54,6 +57,24 @@ def test_tune_takes_a_language_model_and_keeps_it_when_tuned_again(model, corpus
     assert run("--model", model, "--dataset", corpus).exit_code == 0
     saved = CTCDecoder.from_pretrained(model / "decoder").lm
     assert saved.score("lights out") == pytest.approx(lm.score("lights out"), abs=1e-5)
+
+
+def test_tune_cuts_a_data_set_without_splits_as_the_run_did(model, tmp_path):
+    """The language model is of the training transcripts, and those are the ones of the run with that seed."""
+    lines, sound = ["file_name,transcription"], np.zeros(RATE_HZ, np.float32)
+    for index in range(20):
+        soundfile.write(tmp_path / f"{index}.wav", sound + 0.01 * index, RATE_HZ)
+        lines.append(f"{index}.wav,{chr(ord('a') + index)}")
+    (tmp_path / "all.csv").write_text("\n".join(lines) + "\n")
+    words = {}
+    for seed in (None, 42, 7):
+        result = run("--model", model, "--dataset", tmp_path / "all.csv", *(["--seed", seed] if seed else []))
+        assert result.exit_code == 0, result.stderr
+        words[seed] = CTCDecoder.from_pretrained(model / "decoder").lm.words
+        shutil.rmtree(model / "decoder")
+    assert words[None] == words[42] != words[7]
+    trained_on = load_corpus(str(tmp_path / "all.csv"), normalizer="none", seed=42)["train"]["text"][:]
+    assert set(trained_on) <= set(words[42])
 
 
 @pytest.mark.parametrize(

@@ -176,11 +176,13 @@ def test_with_weights_matches_a_decoder_made_with_them():
     log_probs = random_log_probs(np.random.default_rng(1), 20, 4, batch=2)
     decoder = CTCDecoder(STYLES["delimiter"], 0, **options)
     before = decoder.decode(log_probs, nbest=5)
-    expected = CTCDecoder(STYLES["delimiter"], 0, lm_weight=1.3, word_bonus=0.9, **options)
-    assert decoder.with_weights(1.3, 0.9).decode(log_probs, nbest=5) == expected.decode(log_probs, nbest=5)
+    expected = CTCDecoder(STYLES["delimiter"], 0, lm_weight=1.3, word_bonus=0.9, unknown_word_score=-1.5, **options)
+    assert decoder.with_weights(lm_weight=1.3, word_bonus=0.9, unknown_word_score=-1.5).decode(
+        log_probs, nbest=5
+    ) == expected.decode(log_probs, nbest=5)
     assert decoder.decode(log_probs, nbest=5) == before
     with pytest.raises(ValueError, match="word_bonus is inf; it needs to be a finite number"):
-        decoder.with_weights(1.0, math.inf)
+        decoder.with_weights(word_bonus=math.inf)
 
 
 def test_from_processor_takes_a_wav2vec2_tokenizer(tmp_path):

@@ -83,6 +83,7 @@ def test_decode_finally_gives_each_decoding_and_the_decoder_it_was_made_with(rec
         "lm_order": 2,
         "lm_weight": decoder.lm_weight,
         "word_bonus": decoder.word_bonus,
+        "unknown_word_score": decoder.unknown_word_score,
     }
     assert set(decodings[2].settings) - set(decodings[1].settings) == {
         "rescoring_model", "rescoring_weight", "rescoring_word_bonus",

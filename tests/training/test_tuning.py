@@ -34,8 +34,8 @@ LM = NGramLM.from_text(["a c"] * 5 + ["a", "c b"], 2)
 def test_tune_decoder_finds_the_smallest_weights_of_the_fewest_errors():
     decoder = CTCDecoder(TOKENS, 0, lm=LM)
     references = ["a c", "a c", "a"]
-    found = tune_decoder(decoder, BATCHES, references)
-    assert found.wer == 0.0
+    found, wer = tune_decoder(decoder, BATCHES, references)
+    assert wer == 0.0
     rates = {}
     for weight in LM_WEIGHTS:
         for bonus in WORD_BONUSES:
@@ -48,8 +48,18 @@ def test_tune_decoder_finds_the_smallest_weights_of_the_fewest_errors():
 
 
 def test_tune_decoder_gives_a_useless_language_model_no_weight():
-    found = tune_decoder(CTCDecoder(TOKENS, 0, lm=LM), BATCHES, ["a b", "a b", "a"])
-    assert (found.lm_weight, found.word_bonus, found.wer) == (0.0, 0.0, 0.0)
+    found, wer = tune_decoder(CTCDecoder(TOKENS, 0, lm=LM), BATCHES, ["a b", "a b", "a"])
+    assert (found.lm_weight, found.word_bonus, wer) == (0.0, 0.0, 0.0)
+
+
+def test_tune_decoder_finds_the_score_of_unknown_words():
+    """What is heard is unknown, and what is known is less likely by 2.2: more than the lighter penalties."""
+    known = NGramLM.from_text(["a c", "c a", "a a c"], 1)
+    heard_b = [[heard(("b", 0.9), ("c", 0.1))]]
+    found, wer = tune_decoder(CTCDecoder(TOKENS, 0, lm=known), heard_b, ["a b"])
+    assert (found.unknown_word_score, wer) == (-2.0, 0.0)
+    found, wer = tune_decoder(CTCDecoder(TOKENS, 0, lm=known), heard_b, ["a c"])
+    assert (found.unknown_word_score, wer) == (-5.0, 0.0)  # the default is as good as -10
 
 
 class Scorer:
