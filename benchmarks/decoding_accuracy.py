@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import jiwer
 import numpy as np
 
 from benchmarks.emissions import Emissions, Recogniser
@@ -27,6 +28,7 @@ from hf_speechft.training.tuning import LM_WEIGHTS, UNKNOWN_WORD_SCORES, WORD_BO
 ORDER = 4
 BEAM = 32
 NBEST = 20
+CONFIDENCE_GROUPS = 5
 RESCORING_WEIGHTS = (0.0, 0.1, 0.2, 0.35, 0.5, 0.75, 1.0)
 
 
@@ -150,6 +152,26 @@ def change(counts: list[ErrorCounts], reference: list[ErrorCounts]) -> str:
     return f"{100 * paired.difference:+.1f} ({100 * low:+.1f} to {100 * high:+.1f}), {100 * relative:+.0f} %"
 
 
+def confidence_note(name: str, test: Emissions) -> str:
+    """Say how often words are right, by their confidence without a language model."""
+    found = CTCDecoder(test.tokens, 0, beam_width=BEAM).decode(test.log_probs, test.lengths)
+    aligned = jiwer.process_words(test.references, best_texts(found)).alignments
+    is_right = np.zeros(sum(len(hypotheses[0].words) for hypotheses in found), bool)
+    first = 0
+    for chunks, hypotheses in zip(aligned, found, strict=True):
+        for chunk in chunks:
+            if chunk.type == "equal":
+                is_right[first + chunk.hyp_start_idx : first + chunk.hyp_end_idx] = True
+        first += len(hypotheses[0].words)
+    confidences = np.array([word.confidence for hypotheses in found for word in hypotheses[0].words])
+    groups = np.array_split(np.argsort(confidences, kind="stable"), CONFIDENCE_GROUPS)
+    pairs = ", ".join(f"{confidences[group].mean():.2f} / {is_right[group].mean():.2f}" for group in groups)
+    return (
+        f"Word confidences on {name}, beam {BEAM}, {len(confidences)} words in {CONFIDENCE_GROUPS} groups of equal "
+        f"size, from the least sure on; mean confidence / share of right words: {pairs}."
+    )
+
+
 def decode_commands(recogniser: Recogniser) -> tuple[Emissions, dict[str, Texts], dict[str, float]]:
     """Decode the demo's test split greedily, and with its grammar's sentences as the only ones that may come out.
 
@@ -226,6 +248,7 @@ def main() -> None:
         test, ways, chosen = decode_in_all_ways(Recogniser.load(model, dataset), scorer)
         rows += table_rows(name, test.references, ways)
         notes.append(f"{name}: {len(test.references)} utterances, {test.audio_s:.0f} s; chosen {chosen}.")
+        notes.append(confidence_note(name, test))
         details[name] = {"references": test.references, "texts": ways}
     if arguments.demo_model:
         test, ways, rejection = decode_commands(Recogniser.load(arguments.demo_model, "demo"))
