@@ -12,7 +12,8 @@ from hf_speechft.apps.models import load_decoder, load_model
 if TYPE_CHECKING:
     from datasets import DatasetDict
 
-    from hf_speechft.decoding import NGramLM
+    from hf_speechft.decoding import CTCDecoder, NGramLM
+    from hf_speechft.decoding.rescoring import SentenceScorer
     from hf_speechft.model.modeling_speechbert import SpeechBertForCTC
     from hf_speechft.model.processing_speechbert import SpeechBertProcessor
 
@@ -37,6 +38,14 @@ def tune(
             help="The run's --seed: it cut a data set without splits, and another would mix training and validation."
         ),
     ] = 42,
+    rescoring_model: Annotated[
+        str | None,
+        typer.Option(
+            metavar="DIR_OR_ID",
+            help="Causal or masked language model that puts the 10 best hypotheses in a new order. It is named in the "
+            "decoder, not copied, and makes decoding slower.",
+        ),
+    ] = None,
     beams: Annotated[int, typer.Option(min=2, help="Token sequences that the beam search keeps.")] = 32,
     batch_size: Annotated[int, typer.Option(min=1, help="Utterances that go through the model at once.")] = 16,
     device: Annotated[
@@ -50,22 +59,38 @@ def tune(
     try:
         if not Path(model).is_dir():
             raise ValueError(f"{model} is no folder; tune a copy of the model that the decoder can be written into")
-        typer.echo(_tune(model, dataset, split, lm, seed, beams, batch_size, device))
+        typer.echo(_tune(model, dataset, split, lm, seed, rescoring_model, beams, batch_size, device))
     except (ValueError, OSError, ImportError) as error:
         typer.echo(f"hf-speechft: {error}", err=True)
         raise typer.Exit(1) from None
 
 
 def _tune(
-    model: str, dataset: str, split: str, lm: str | None, seed: int, beams: int, batch_size: int, device: str | None
+    model: str,
+    dataset: str,
+    split: str,
+    lm: str | None,
+    seed: int,
+    rescoring_model: str | None,
+    beams: int,
+    batch_size: int,
+    device: str | None,
 ) -> str:
     """Tune and save; return what was found, in a line."""
     recogniser, processor = load_model(model, device)
     from hf_speechft.decoding import CTCDecoder
     from hf_speechft.decoding.decoder_files import DECODER_FOLDER
     from hf_speechft.sharing.save import save_atomically
-    from hf_speechft.training.tuning import emissions, tune_decoder, tuning_sample
+    from hf_speechft.training.tuning import (
+        NBEST,
+        decode_batch,
+        emissions,
+        tune_decoder,
+        tune_rescoring,
+        tuning_sample,
+    )
 
+    scorer = None if rescoring_model is None else _load_scorer(rescoring_model, device)
     corpus = _load(dataset, split, seed, processor)
     decoder = CTCDecoder.from_processor(processor, lm=_find_lm(lm, recogniser, processor, corpus), beam_width=beams)
     utterances = tuning_sample(corpus["validation"])
@@ -73,12 +98,28 @@ def _tune(
     batches = list(emissions(recogniser, processor, utterances, **options))
     references = utterances["text"][:]
     tuned, wer = tune_decoder(decoder, batches, references)
+    if scorer is not None:
+        nbest = [hypotheses for batch in batches for hypotheses in decode_batch(tuned, batch, NBEST)]
+        rescoring, wer = tune_rescoring(nbest, scorer, references)
+        tuned = tuned.with_rescoring(rescoring if rescoring.weight > 0 else None)
     save_atomically(model, lambda folder: tuned.save_pretrained(folder / DECODER_FOLDER))
     return (
         f"{model}/{DECODER_FOLDER}: lm_weight {tuned.lm_weight:g}, word_bonus {tuned.word_bonus:g}, "
-        f"unknown_word_score {tuned.unknown_word_score:g}; WER on {split} {100 * wer:.1f} %, "
+        f"unknown_word_score {tuned.unknown_word_score:g}{_rescoring_line(tuned)}; WER on {split} {100 * wer:.1f} %, "
         f"{len(references)} utterances"
     )
+
+
+def _load_scorer(name_or_path: str, device: str | None) -> "SentenceScorer":
+    from hf_speechft.decoding.rescoring import SentenceScorer
+
+    return SentenceScorer.from_pretrained(name_or_path, device=device)
+
+
+def _rescoring_line(decoder: "CTCDecoder") -> str:
+    if decoder.rescoring is None:
+        return ""
+    return f", rescoring weight {decoder.rescoring.weight:g}, word_bonus {decoder.rescoring.word_bonus:g}"
 
 
 def _load(dataset: str, split: str, seed: int, processor: "SpeechBertProcessor") -> "DatasetDict":

@@ -17,14 +17,14 @@ import numpy as np
 import torch
 
 from .compiled import compiled
+from .log_probs import check_log_probs
 from .longform import TimedWord
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-__all__ = ["Alignment", "TokenSpan", "align_tokens", "align_words", "check_log_probs", "viterbi_path"]
+__all__ = ["Alignment", "TokenSpan", "align_tokens", "align_words", "viterbi_path", "word_spans"]
 
-SUM_TOLERANCE = 1e-2  # of a row's probabilities from 1; rounding to float16 stays far below
 MAX_TABLE_BYTES = 2**31  # an hour of speech in characters would need five times as much
 
 
@@ -210,40 +210,6 @@ def align_words(
         words=[timed(offset["word"], offset) for offset in decoded["word_offsets"]],
         characters=[timed(offset["char"], offset) for offset in characters],
     )
-
-
-def check_log_probs(log_probs: np.ndarray | torch.Tensor) -> np.ndarray:
-    """Return log-probabilities of one utterance as a contiguous array of float32 or float64.
-
-    Args:
-        log_probs: `(steps, vocab)`; -inf is allowed. There may be no steps.
-
-    Raises:
-        ValueError: There are not two dimensions, a value is NaN or no number, or the probabilities of a step do not
-            sum to 1.
-    """
-    if isinstance(log_probs, torch.Tensor):
-        dtype = torch.promote_types(log_probs.dtype, torch.float32)
-        log_probs = log_probs.detach().to("cpu", dtype).numpy()
-    log_probs = np.asarray(log_probs)
-    if log_probs.ndim != 2 or log_probs.dtype.kind not in "fiu":
-        raise ValueError(
-            f"log_probs has shape {log_probs.shape} and type {log_probs.dtype}; one utterance of numbers is needed, "
-            "(steps, vocab): pass the items of a batch one by one, cut to their lengths"
-        )
-    log_probs = np.ascontiguousarray(log_probs, np.result_type(log_probs.dtype, np.float32))
-    with np.errstate(over="ignore"):
-        sums = np.exp(log_probs).sum(axis=1, dtype=np.float64)  # (steps,)
-    if np.isnan(sums).any():
-        raise ValueError(f"log_probs holds NaN, first in step {int(np.isnan(sums).argmax())}; check the model's input")
-    wrong = np.abs(sums - 1.0) > SUM_TOLERANCE
-    if wrong.any():
-        step = int(wrong.argmax())
-        raise ValueError(
-            f"the probabilities of step {step} sum to {sums[step]:.4g}; each step needs a sum of 1: apply log_softmax "
-            "to the logits"
-        )
-    return log_probs
 
 
 def _check_tokens(tokens: np.ndarray, blank_id: int, steps: int, vocab: int) -> None:

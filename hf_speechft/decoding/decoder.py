@@ -19,11 +19,12 @@ from typing import TYPE_CHECKING
 import numba
 import numpy as np
 
-from .align import SUM_TOLERANCE, viterbi_path, word_spans
+from .align import viterbi_path, word_spans
 from .batched_search import search_batch
 from .confidence import number_words, word_confidences
 from .decoder_files import load_decoder, save_decoder
 from .knowledge import acoustics_only, gather_knowledge, reweigh
+from .log_probs import check_batch
 from .ngram import NGramLM
 from .search import Limits, Paths, search
 from .units import read_units
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
 
     import torch
 
-    from .rescoring import CausalWordScorer
+    from .rescoring import CausalWordScorer, Rescoring
 
 __all__ = ["CTCDecoder", "Hypothesis", "Word"]
 
@@ -101,6 +102,7 @@ class CTCDecoder:
         token_min_logp: A token of lower log-probability extends nothing at a step, unless it is the likeliest.
         beam_prune_logp: Token sequences whose score is lower than the best one's by more than this are dropped; with
             phrases none is, since the best may turn out to be none of them.
+        rescoring: A language model of the Hub that puts the best hypotheses of the search in a new order.
 
     Raises:
         ValueError: A number is out of range, a hot word or phrase cannot be written with the tokens, or no word of the
@@ -126,6 +128,7 @@ class CTCDecoder:
         beam_width: int = 32,
         token_min_logp: float = -5.0,
         beam_prune_logp: float = -10.0,
+        rescoring: "Rescoring | None" = None,
     ) -> None:
         self.tokens, self.blank_id = list(tokens), int(blank_id)
         self.lm, self.lm_weight, self.word_bonus = lm, float(lm_weight), float(word_bonus)
@@ -133,6 +136,7 @@ class CTCDecoder:
         self.hotwords, self.phrases = hotwords, phrases
         self.beam_width = int(beam_width)
         self.token_min_logp, self.beam_prune_logp = float(token_min_logp), float(beam_prune_logp)
+        self.rescoring = rescoring
         self.units = read_units(self.tokens, self.blank_id)
         _check_numbers(self)
         self._knowledge = gather_knowledge(
@@ -195,18 +199,23 @@ class CTCDecoder:
         Raises:
             ValueError: The array has another shape or vocabulary, holds NaN, or is not normalised.
         """
-        arrays, lengths = _check_log_probs(log_probs, lengths, len(self.tokens))
+        arrays, lengths = check_batch(log_probs, lengths, len(self.tokens))
         if nbest < 1:
             raise ValueError(f"nbest is {nbest}; it needs to be 1 or more")
+        count = nbest if self.rescoring is None else max(nbest, self.rescoring.nbest)
         utterances = [array[:length] for array, length in zip(arrays, lengths, strict=True)]
         if self._uses_torch(log_probs):
             scorer = None if isinstance(self.lm, NGramLM) else self.lm
             found = search_batch(log_probs, lengths, self.blank_id, self._limits(), self._knowledge, scorer)
             pairs = list(zip(utterances, found, strict=True))
-            return _map_in_threads(
-                lambda pair: self._hypotheses(pair[0], self._until_a_phrase_ends(*pair), nbest), pairs
+            hypotheses = _map_in_threads(
+                lambda pair: self._hypotheses(pair[0], self._until_a_phrase_ends(*pair), count), pairs
             )
-        return _map_in_threads(lambda one: self._hypotheses(one, self._search(one), nbest), utterances)
+        else:
+            hypotheses = _map_in_threads(lambda one: self._hypotheses(one, self._search(one), count), utterances)
+        if self.rescoring is not None:
+            hypotheses = [best[:nbest] for best in self.rescoring.reorder(hypotheses)]
+        return hypotheses
 
     def with_weights(
         self,
@@ -234,6 +243,12 @@ class CTCDecoder:
         vars(decoder).update(weights)
         _check_numbers(decoder)
         decoder._knowledge = reweigh(self._knowledge, self.units, **weights)
+        return decoder
+
+    def with_rescoring(self, rescoring: "Rescoring | None") -> "CTCDecoder":
+        """The same decoder with another language model for its n-best lists, or with none."""
+        decoder = copy.copy(self)
+        decoder.rescoring = rescoring
         return decoder
 
     def save_pretrained(self, folder: "str | Path") -> None:
@@ -340,41 +355,6 @@ def _check_numbers(decoder: CTCDecoder) -> None:
         raise ValueError(
             f"unknown_word_score is {decoder.unknown_word_score}; it is added for each unknown word and needs to be a "
             "finite number, 0 or less"
-        )
-
-
-def _check_log_probs(log_probs: object, lengths: object, vocab: int) -> tuple[np.ndarray, np.ndarray]:
-    """Bring the input to float32 and int64 arrays, once it is sure that they are what the search expects."""
-    array = log_probs.detach().float().cpu().numpy() if hasattr(log_probs, "detach") else np.asarray(log_probs)
-    array = np.ascontiguousarray(array, dtype=np.float32)
-    if array.ndim != 3:
-        raise ValueError(f"log_probs has the shape {array.shape}; it needs to be (batch, steps, vocab)")
-    batch, steps, columns = array.shape
-    if columns != vocab:
-        raise ValueError(
-            f"log_probs has {columns} columns and the decoder {vocab} tokens; use the processor of the model that "
-            "made the logits"
-        )
-    if lengths is not None and hasattr(lengths, "detach"):
-        lengths = lengths.detach().cpu()
-    lengths = np.full(batch, steps) if lengths is None else np.asarray(lengths).astype(np.int64)
-    if lengths.shape != (batch,) or (lengths < 0).any() or (lengths > steps).any():
-        raise ValueError(f"lengths is {lengths.tolist()}; it needs {batch} numbers of steps from 0 to {steps}")
-    for row, length in enumerate(lengths):
-        _check_sums(np.exp(array[row, :length]).sum(axis=-1), row)
-    return array, lengths
-
-
-def _check_sums(totals: np.ndarray, row: int) -> None:
-    """Refuse an utterance whose probabilities `(steps,)` are no distributions."""
-    if np.isnan(totals).any():
-        raise ValueError(f"log_probs of utterance {row} holds NaN; look at the audio and the model's weights")
-    errors = np.abs(totals - 1)
-    if (errors > SUM_TOLERANCE).any():
-        worst = totals[errors.argmax()]
-        raise ValueError(
-            f"the probabilities of a step sum to {worst:.3g} and not to 1; give log-probabilities, "
-            "logits.log_softmax(dim=-1)"
         )
 
 

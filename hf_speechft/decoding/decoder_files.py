@@ -25,10 +25,11 @@ SETTINGS = (
     "token_min_logp",
     "beam_prune_logp",
 )
+RESCORING_SETTINGS = ("weight", "word_bonus", "nbest")
 
 
 def save_decoder(decoder: "CTCDecoder", folder: str | Path) -> None:
-    """Write a decoder; a language model of the Hub is named and not copied.
+    """Write a decoder; language models of the Hub are named and not copied.
 
     Args:
         decoder: The decoder.
@@ -43,6 +44,12 @@ def save_decoder(decoder: "CTCDecoder", folder: str | Path) -> None:
     else:
         (folder / LM_FILE).unlink(missing_ok=True)
         config["lm"] = None if decoder.lm is None else {"causal_lm": decoder.lm.name_or_path}
+    config["rescoring"] = None
+    if decoder.rescoring is not None:
+        model = decoder.rescoring.scorer.name_or_path
+        config["rescoring"] = {"model": model} | {
+            name: getattr(decoder.rescoring, name) for name in RESCORING_SETTINGS
+        }
     for name in ("hotwords", "phrases"):
         if config[name] is not None and not isinstance(config[name], (str, dict)):
             config[name] = list(config[name])
@@ -69,7 +76,7 @@ def load_decoder(folder: str | Path) -> dict[str, object]:
         config = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise ValueError(f"{path} is no JSON ({error}); save the decoder again") from error
-    unknown = set(config) ^ {*SETTINGS, "lm"}
+    unknown = set(config) ^ {*SETTINGS, "lm", "rescoring"}
     if unknown:
         raise ValueError(f"{path} has or lacks the settings {', '.join(sorted(unknown))}; save the decoder again")
     if config["lm"] == LM_FILE:
@@ -82,4 +89,9 @@ def load_decoder(folder: str | Path) -> dict[str, object]:
         from .rescoring import CausalWordScorer
 
         config["lm"] = CausalWordScorer.from_pretrained(config["lm"]["causal_lm"])
+    if config["rescoring"] is not None:
+        from .rescoring import Rescoring, SentenceScorer
+
+        scorer = SentenceScorer.from_pretrained(config["rescoring"].pop("model"))
+        config["rescoring"] = Rescoring(scorer, **config["rescoring"])
     return config

@@ -8,7 +8,7 @@ token in turn. Scores are cached, since neighbouring utterances and steps of a s
 
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from .decoder import Hypothesis
 
-__all__ = ["CausalWordScorer", "SentenceScorer", "rescore"]
+__all__ = ["CausalWordScorer", "Rescoring", "SentenceScorer", "rescore"]
 
 CACHED_SCORES = 100_000
 KEPT_BYTES = 2**28  # keys and values of 5,800 tokens of SmolLM2-135M, or 3,600 of GPT-2, in float32
@@ -261,6 +261,27 @@ def rescore(
         for hypotheses in nbest
     ]
     return [sorted(hypotheses, key=lambda hypothesis: -hypothesis.score) for hypotheses in rescored]
+
+
+@dataclass(frozen=True)
+class Rescoring:
+    """A decoder's last step: n-best lists are put in the order that a language model of the Hub prefers.
+
+    Attributes:
+        scorer: The language model.
+        weight: Weight of its natural logarithms.
+        word_bonus: Added for each word, on top of what the decoder added.
+        nbest: Hypotheses of each utterance that it judges.
+    """
+
+    scorer: SentenceScorer
+    weight: float
+    word_bonus: float = 0.0
+    nbest: int = 10
+
+    def reorder(self, nbest: "Sequence[Sequence[Hypothesis]]") -> "list[list[Hypothesis]]":
+        """Rescore n-best lists with these weights."""
+        return rescore(nbest, self.scorer, weight=self.weight, word_bonus=self.word_bonus)
 
 
 def _find_word_prefix(tokenizer: "PreTrainedTokenizerBase") -> str:

@@ -13,14 +13,12 @@ from datasets import Dataset
 
 from hf_speechft.decoding.decoder import CTCDecoder, Hypothesis
 from hf_speechft.decoding.ngram import NGramLM
-from hf_speechft.decoding.rescoring import SentenceScorer, rescore
+from hf_speechft.decoding.rescoring import SentenceScorer
 from hf_speechft.model.modeling_speechbert import SpeechBertForCTC
 from hf_speechft.model.processing_speechbert import SpeechBertProcessor
-from hf_speechft.training.tuning import decode_batch, emissions, tune_decoder, tune_rescoring, tuning_sample
+from hf_speechft.training.tuning import NBEST, decode_batch, emissions, tune_decoder, tune_rescoring, tuning_sample
 
 logger = logging.getLogger(__name__)
-
-NBEST = 10  # hypotheses of an utterance that are rescored
 
 
 @dataclass(frozen=True)
@@ -125,15 +123,14 @@ def _rescore(
 ) -> Decoding:
     """Find the rescoring weights on the validation split, and rescore the test split's n-best lists."""
     lists = [hypotheses for batch in batches for hypotheses in decode_batch(decoder, batch, NBEST)]
-    weights = tune_rescoring(lists, scorer, references)
-    rescored = rescore(nbest, scorer, weight=weights.lm_weight, word_bonus=weights.word_bonus)
+    rescoring, _ = tune_rescoring(lists, scorer, references)
     name = scorer.name_or_path
     added = {
         "rescoring_model": Path(name).name if Path(name).is_dir() else name,
-        "rescoring_weight": weights.lm_weight,
-        "rescoring_word_bonus": weights.word_bonus,
+        "rescoring_weight": rescoring.weight,
+        "rescoring_word_bonus": rescoring.word_bonus,
     }
-    return Decoding(f"{NBEST} best rescored", _best_texts(rescored), {**settings, **added})
+    return Decoding(f"{NBEST} best rescored", _best_texts(rescoring.reorder(nbest)), {**settings, **added})
 
 
 def _best_texts(nbest: Sequence[Sequence[Hypothesis]]) -> list[str]:

@@ -5,7 +5,6 @@ n-best lists and their scores by another model -> each pair of weights -> word e
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -14,7 +13,7 @@ from tqdm import tqdm
 
 from hf_speechft.data.collate import SpeechCollator
 from hf_speechft.decoding.decoder import CTCDecoder, Hypothesis
-from hf_speechft.decoding.rescoring import SentenceScorer, rescore
+from hf_speechft.decoding.rescoring import Rescoring, SentenceScorer
 from hf_speechft.model.modeling_speechbert import SpeechBertForCTC
 from hf_speechft.model.processing_speechbert import SpeechBertProcessor
 from hf_speechft.scoring.metrics import count_errors, total
@@ -23,22 +22,8 @@ LM_WEIGHTS = (0.0, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0)
 WORD_BONUSES = (0.0, 0.5, 1.0, 2.0, 3.0)
 UNKNOWN_WORD_SCORES = (-5.0, -10.0, -2.0, 0.0)  # the decoder's default first: it is kept unless another is better
 RESCORING_WEIGHTS = (0.0, 0.1, 0.2, 0.3, 0.5, 0.7, 1.0)
+NBEST = 10  # hypotheses of an utterance that are rescored
 TUNING_UTTERANCES = 500  # of the validation split; more would change the weights little
-
-
-@dataclass(frozen=True)
-class Weights:
-    """Weights of a language model and what they lead to.
-
-    Attributes:
-        lm_weight: Weight of the language model's natural logarithms.
-        word_bonus: Added for each word.
-        wer: Word error rate on the split that they were found on.
-    """
-
-    lm_weight: float
-    word_bonus: float
-    wer: float
 
 
 @torch.inference_mode()
@@ -117,8 +102,8 @@ def tune_decoder(
             lm_weight=lm_weight, word_bonus=word_bonus, unknown_word_score=UNKNOWN_WORD_SCORES[0]
         )
 
-    best = _best(LM_WEIGHTS, lambda *pair: wer(with_pair(*pair)))
-    found = with_pair(best.lm_weight, best.word_bonus)
+    lm_weight, word_bonus, _ = _best(LM_WEIGHTS, lambda *pair: wer(with_pair(*pair)))
+    found = with_pair(lm_weight, word_bonus)
     candidates = [found.with_weights(unknown_word_score=score) for score in UNKNOWN_WORD_SCORES]
     rates = [wer(candidate) for candidate in candidates]
     return candidates[int(np.argmin(rates))], min(rates)
@@ -126,29 +111,32 @@ def tune_decoder(
 
 def tune_rescoring(
     nbest: Sequence[Sequence[Hypothesis]], scorer: SentenceScorer, references: Sequence[str]
-) -> Weights:
+) -> tuple[Rescoring, float]:
     """Find the weights of a language model that rescores n-best lists.
 
     Args:
-        nbest: Hypotheses of the validation split.
+        nbest: Hypotheses of the validation split, `NBEST` of each utterance.
         scorer: The language model.
         references: Transcripts in the same order.
 
     Returns:
-        The weights with the fewest word errors; of equal ones the smallest.
+        The weights with the fewest word errors, of equal ones the smallest, and their word error rate.
     """
 
     def wer(weight: float, word_bonus: float) -> float:
-        return _wer(references, rescore(nbest, scorer, weight=weight, word_bonus=word_bonus))
+        return _wer(references, Rescoring(scorer, weight, word_bonus).reorder(nbest))
 
-    return _best(RESCORING_WEIGHTS, wer)
+    weight, word_bonus, rate = _best(RESCORING_WEIGHTS, wer)
+    return Rescoring(scorer, weight, word_bonus, NBEST), rate
 
 
-def _best(lm_weights: Sequence[float], wer: Callable[[float, float], float]) -> Weights:
+def _best(lm_weights: Sequence[float], wer: Callable[[float, float], float]) -> tuple[float, float, float]:
+    """Weight and bonus with the fewest word errors, and their rate."""
     # A bonus pays back what the language model takes for each word, so it grows with the weight.
     pairs = [(weight, bonus) for weight in lm_weights for bonus in WORD_BONUSES if bonus <= 4 * weight]
-    candidates = [Weights(*pair, wer(*pair)) for pair in pairs]
-    return min(candidates, key=lambda one: (one.wer, one.lm_weight, one.word_bonus))
+    rates = [(wer(*pair), pair) for pair in pairs]
+    rate, pair = min(rates)
+    return *pair, rate
 
 
 def _wer(references: Sequence[str], nbest: Sequence[Sequence[Hypothesis]]) -> float:

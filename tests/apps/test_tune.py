@@ -8,6 +8,8 @@ from typer.testing import CliRunner
 from hf_speechft.apps.command import app
 from hf_speechft.data.corpora import load_corpus
 from hf_speechft.decoding import CTCDecoder, NGramLM
+from hf_speechft.training import tuning
+from tests.decoding.tiny_language_models import save_tiny
 
 RATE_HZ = 16_000
 
@@ -59,6 +61,22 @@ def test_tune_takes_a_language_model_and_keeps_it_when_tuned_again(model, corpus
     assert saved.score("lights out") == pytest.approx(lm.score("lights out"), abs=1e-5)
 
 
+def test_tune_stores_a_language_model_that_rescores_with_its_weights(model, corpus, tmp_path, monkeypatch):
+    """Noise has no right words that a weight could bring, so there is one on offer only, and then none above 0."""
+    lm = str(save_tiny("gpt2", tmp_path / "gpt2"))
+    monkeypatch.setattr(tuning, "RESCORING_WEIGHTS", (0.3,))
+    result = run("--model", model, "--dataset", corpus, "--rescoring-model", lm)
+    assert result.exit_code == 0, result.stderr
+    decoder = CTCDecoder.from_pretrained(model / "decoder")
+    assert decoder.rescoring is not None
+    assert (decoder.rescoring.scorer.name_or_path, decoder.rescoring.nbest) == (lm, 10)
+    found = f"rescoring weight {decoder.rescoring.weight:g}, word_bonus {decoder.rescoring.word_bonus:g}; WER on"
+    assert found in result.stdout
+    monkeypatch.setattr(tuning, "RESCORING_WEIGHTS", (0.0,))
+    assert "rescoring" not in run("--model", model, "--dataset", corpus, "--rescoring-model", lm).stdout
+    assert CTCDecoder.from_pretrained(model / "decoder").rescoring is None
+
+
 def test_tune_cuts_a_data_set_without_splits_as_the_run_did(model, tmp_path):
     """The language model is of the training transcripts, and those are the ones of the run with that seed."""
     lines, sound = ["file_name,transcription"], np.zeros(RATE_HZ, np.float32)
@@ -83,6 +101,7 @@ def test_tune_cuts_a_data_set_without_splits_as_the_run_did(model, tmp_path):
         (["--model", "nobody/nothing"], "is no folder; tune a copy"),
         (["--dataset", "./missing"], "missing"),
         (["--lm", "missing.arpa"], "missing.arpa"),
+        (["--rescoring-model", "./missing"], "missing"),
     ],
 )
 def test_tune_with_missing_input_is_one_line_of_error(model, corpus, options, message):

@@ -9,6 +9,7 @@ import torch
 
 from hf_speechft.decoding.decoder import CTCDecoder, Hypothesis, Word
 from hf_speechft.decoding.ngram import NGramLM
+from hf_speechft.decoding.rescoring import Rescoring, rescore
 from tests.decoding.brute_force import BLANKS, STYLES, all_hypotheses, random_log_probs
 
 LETTERS = ["<pad>", "|", *"abcdefghijklmnopqrstuvwxyz"]
@@ -243,9 +244,9 @@ def test_decode_of_unusable_log_probs_raises():
     cases = [
         (log_probs[0], None, r"shape \(\d+, 28\); it needs to be \(batch, steps, vocab\)"),
         (log_probs[..., :-1], None, "27 columns and the decoder 28 tokens"),
-        (log_probs + 3, None, "sum to 20.1 and not to 1; give log-probabilities, logits.log_softmax"),
-        (np.exp(log_probs), None, "not to 1"),
-        (with_nan, None, "utterance 1 holds NaN"),
+        (log_probs + 3, None, "utterance 0: the probabilities of step 0 sum to 20.09; .* apply log_softmax"),
+        (np.exp(log_probs), None, "each step needs a sum of 1"),
+        (with_nan, None, "utterance 1 holds NaN, first in step 2"),
         (log_probs, [99], "lengths is .99.; it needs 1 numbers of steps from 0 to 6"),
         (log_probs, [1, 2], "it needs 1 numbers"),
     ]
@@ -278,3 +279,22 @@ def test_beam_search_is_at_least_as_probable_as_the_best_path():
         collapsed = [token for place, token in enumerate(best) if token and (place == 0 or best[place - 1] != token)]
         greedy.append("".join(LETTERS[token] for token in collapsed).replace("|", " "))
     assert jiwer.cer([reference] * 10, hypotheses) <= jiwer.cer([reference] * 10, greedy)
+
+
+class LikesB:
+    """A language model that prefers texts that begin with b."""
+
+    name_or_path = "likes-b"
+
+    def score(self, texts):
+        return np.array([0.0 if text.startswith("b") else -4.0 for text in texts])
+
+
+def test_decode_with_rescoring_puts_the_hypotheses_in_the_order_of_rescore():
+    log_probs = random_log_probs(np.random.default_rng(4), 6, 4, batch=3)
+    plain = CTCDecoder(STYLES["delimiter"], 0)
+    expected = rescore(plain.decode(log_probs, nbest=5), LikesB(), weight=2.0, word_bonus=0.3)
+    rescored = plain.with_rescoring(Rescoring(LikesB(), 2.0, 0.3, nbest=5))
+    assert rescored.decode(log_probs, nbest=2) == [best[:2] for best in expected]
+    assert rescored.decode(log_probs) != plain.decode(log_probs)
+    assert rescored.with_rescoring(None).decode(log_probs) == plain.decode(log_probs)

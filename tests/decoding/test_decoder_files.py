@@ -5,6 +5,8 @@ import pytest
 from hf_speechft.decoding.decoder import CTCDecoder
 from hf_speechft.decoding.decoder_files import load_decoder, save_decoder
 from hf_speechft.decoding.ngram import NGramLM
+from hf_speechft.decoding.rescoring import Rescoring, SentenceScorer
+from tests.decoding.tiny_language_models import save_tiny
 
 TOKENS = ["<pad>", "|", "a", "b"]
 
@@ -26,6 +28,7 @@ def test_save_decoder_writes_settings_and_language_model(tmp_path):
         "beam_width": 32,
         "token_min_logp": -5.0,
         "beam_prune_logp": -10.0,
+        "rescoring": None,
     }
 
 
@@ -42,6 +45,15 @@ def test_save_decoder_names_a_causal_language_model(tmp_path):
 
     save_decoder(CTCDecoder(TOKENS, 0, lm=Scorer()), tmp_path)
     assert json.loads((tmp_path / "decoder_config.json").read_text())["lm"] == {"causal_lm": "user/model"}
+
+
+def test_load_decoder_loads_the_language_model_that_rescores(tmp_path):
+    scorer = SentenceScorer.from_pretrained(save_tiny("gpt2", tmp_path / "lm"))
+    rescoring = Rescoring(scorer, 0.3, 0.5, 4)
+    save_decoder(CTCDecoder(TOKENS, 0, rescoring=rescoring), tmp_path / "decoder")
+    loaded = load_decoder(tmp_path / "decoder")["rescoring"]
+    assert (loaded.weight, loaded.word_bonus, loaded.nbest) == (0.3, 0.5, 4)
+    assert loaded.scorer.score(["a b"]) == rescoring.scorer.score(["a b"])
 
 
 @pytest.mark.parametrize(

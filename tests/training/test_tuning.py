@@ -76,8 +76,9 @@ def hypothesis(text, score):
 def test_tune_rescoring_finds_the_smallest_weight_of_the_fewest_errors():
     nbest = [[hypothesis("long", -1.0), hypothesis("on", -2.0)], [hypothesis("up", -1.0)]]
     # "on" comes first where -2 - 4 w > -1 - 8 w: from w = 0.25 on.
-    found = tune_rescoring(nbest, Scorer(), ["on", "up"])
-    assert (found.lm_weight, found.word_bonus, found.wer) == (0.3, 0.0, 0.0)
+    found, wer = tune_rescoring(nbest, Scorer(), ["on", "up"])
+    assert (found.weight, found.word_bonus, wer) == (0.3, 0.0, 0.0)
+    assert [best[0].text for best in found.reorder(nbest)] == ["on", "up"]
 
 
 def test_decode_batch_pads_without_changing_results():
