@@ -20,16 +20,22 @@ from benchmarks.emissions import Emissions, Recogniser
 from benchmarks.measure import write_results
 from hf_speechft.data.demo import list_sentences
 from hf_speechft.decoding import CTCDecoder, Hypothesis, NGramLM
-from hf_speechft.decoding.rescoring import SentenceScorer, rescore
+from hf_speechft.decoding.rescoring import SentenceScorer
 from hf_speechft.scoring.bootstrap import bootstrap_interval, paired_bootstrap
 from hf_speechft.scoring.metrics import ErrorCounts, count_errors, total
-from hf_speechft.training.tuning import LM_WEIGHTS, UNKNOWN_WORD_SCORES, WORD_BONUSES, tune_decoder
+from hf_speechft.training.tuning import (
+    LM_WEIGHTS,
+    NBEST,
+    RESCORING_WEIGHTS,
+    UNKNOWN_WORD_SCORES,
+    WORD_BONUSES,
+    tune_decoder,
+    tune_rescoring,
+)
 
 ORDER = 4
 BEAM = 32
-NBEST = 20
 CONFIDENCE_GROUPS = 5
-RESCORING_WEIGHTS = (0.0, 0.1, 0.2, 0.35, 0.5, 0.75, 1.0)
 
 
 def listed(numbers: Sequence[float]) -> str:
@@ -60,10 +66,6 @@ def greedy(emissions: Emissions) -> Texts:
         tokens = [emissions.tokens[token_id] for token_id, _ in itertools.groupby(row[:steps].argmax(-1)) if token_id]
         texts.append(" ".join("".join(tokens).replace("▁", " ").split()))
     return texts
-
-
-def word_errors(emissions: Emissions, texts: Texts) -> int:
-    return total(count_errors(emissions.references, texts)).errors
 
 
 def tune_lm(emissions: Emissions, lm: NGramLM) -> CTCDecoder:
@@ -98,14 +100,10 @@ def decode_in_all_ways(
     chosen += f", unknown_word_score {fused.unknown_word_score:g}"
     if scorer is not None:
         to_tune = fused.decode(validation.log_probs, validation.lengths, nbest=NBEST)
-
-        def errors(weight: float) -> int:
-            return word_errors(validation, best_texts(rescore(to_tune, scorer, weight=weight)))
-
-        weight = min(RESCORING_WEIGHTS, key=errors)
-        rescored = best_texts(rescore(found, scorer, weight=weight))
-        ways[f"beam {BEAM}, {ORDER}-gram, {NBEST} best rescored"] = rescored
-        chosen += f", rescoring weight {weight:g}"
+        rescoring, _ = tune_rescoring(to_tune, scorer, validation.references)
+        ways[f"beam {BEAM}, {ORDER}-gram, {NBEST} best rescored"] = best_texts(rescoring.reorder(found))
+        name = Path(scorer.name_or_path).name
+        chosen += f", rescoring by {name} with weight {rescoring.weight:g}, word_bonus {rescoring.word_bonus:g}"
     return test, ways, chosen
 
 
