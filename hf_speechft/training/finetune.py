@@ -21,7 +21,6 @@ from hf_speechft import SpeechBertForCTC, SpeechBertProcessor
 from hf_speechft.data.augment import check_speed_factors, expand_speeds
 from hf_speechft.data.collate import SpeechCollator
 from hf_speechft.data.corpora import load_corpus
-from hf_speechft.data.demo import demo_checkpoint
 from hf_speechft.data.filters import FilterReport, filter_corpus
 from hf_speechft.decoding.decoder import CTCDecoder
 from hf_speechft.decoding.decoder_files import DECODER_FOLDER
@@ -30,15 +29,20 @@ from hf_speechft.sharing.card import SplitFacts
 from hf_speechft.sharing.push import check_token, push_folder
 from hf_speechft.sharing.save import save_atomically
 from hf_speechft.training.arguments import (
-    PACKAGED_MINILM,
     Arguments,
     DataArguments,
-    ModelArguments,
     SpeechTrainingArguments,
     parse_arguments,
 )
 from hf_speechft.training.checkpoints import find_start, is_trained, record_arguments, remove_run
 from hf_speechft.training.decode import Decoding, DecodingPlan, decode_finally
+from hf_speechft.training.recogniser import (
+    adopt_speechbert,
+    find_rescoring_model,
+    is_speechbert,
+    make_model,
+    make_processor,
+)
 from hf_speechft.training.report import Prediction, RunFacts, write_report
 from hf_speechft.training.trainer import SpeechTrainer, TrainingClock, error_rates, minutes_trained
 
@@ -96,7 +100,8 @@ class FineTuning:
 
     def __init__(self, arguments: Arguments) -> None:
         self.model_arguments, self.data_arguments, self.training_arguments = arguments
-        self.arguments = arguments
+        self.model_arguments = adopt_speechbert(self.model_arguments)
+        self.arguments = arguments = (self.model_arguments, self.data_arguments, self.training_arguments)
         self.folder = Path(self.training_arguments.output_dir)
         self.pushes = self.training_arguments.push_to_hub
         if self.pushes:
@@ -108,7 +113,7 @@ class FineTuning:
         with self.training_arguments.main_process_first(desc="loading the corpus"):
             corpus = read_corpus(self.data_arguments, self.training_arguments.seed)
         try:
-            self.processor = make_processor(self.model_arguments, self.data_arguments, corpus)
+            self.processor = make_processor(self.model_arguments, self.data_arguments, corpus["train"]["text"])
             model = make_model(self.model_arguments, self.processor)
         except (OSError, SafetensorError) as error:
             name = self.model_arguments.model_name_or_path
@@ -164,6 +169,7 @@ class FineTuning:
         facts = RunFacts(
             parameters=model.num_parameters(),
             vocabulary_size=model.config.vocab_size,
+            goes_on=is_speechbert(self.model_arguments),
             attention=model.config.attention,
             splits=[self._split_facts(name) for name in self.splits],
             predictions=predictions,
@@ -259,68 +265,6 @@ def read_corpus(data: DataArguments, seed: int) -> DatasetDict:
         seed=seed,
         cache_dir=data.cache_dir,
     )
-
-
-def make_processor(model: ModelArguments, data: DataArguments, corpus: DatasetDict) -> SpeechBertProcessor:
-    """Make the processor, its vocabulary from the training transcripts."""
-    return SpeechBertProcessor.from_text_pretrained(
-        find_checkpoint(model),
-        texts=corpus["train"]["text"],
-        vocabulary=model.vocabulary,
-        text_normalizer=data.text_normalizer,
-        revision=model.model_revision,
-        feature_type=model.feature_type,
-        feature_size=model.feature_size,
-        sampling_rate=model.sampling_rate,
-    )
-
-
-def make_model(model: ModelArguments, processor: SpeechBertProcessor) -> SpeechBertForCTC:
-    """Give the text checkpoint its front-end and head."""
-    recogniser = SpeechBertForCTC.from_text_pretrained(
-        find_checkpoint(model),
-        processor=processor,
-        revision=model.model_revision,
-        frontend=model.frontend,
-        subsampling=model.subsampling,
-        attention=model.attention,
-        body_dropout=model.body_dropout,
-        frontend_dropout=model.dropout,
-        head_dropout=model.dropout,
-        mask_time_prob=model.mask_time_prob,
-        mask_time_length=model.mask_time_length,
-        mask_feature_prob=model.mask_feature_prob,
-        mask_feature_length=model.mask_feature_length,
-    )
-    if model.attn_implementation is not None:
-        recogniser.set_attn_implementation(model.attn_implementation)
-    return recogniser
-
-
-def find_checkpoint(model: ModelArguments) -> str:
-    """Path or Hub id of the text checkpoint.
-
-    Raises:
-        ValueError: It looks like a path, and there is no such folder.
-        ImportError: The packaged checkpoint is not installed.
-    """
-    name = model.model_name_or_path
-    if name == PACKAGED_MINILM:
-        return demo_checkpoint()
-    folder = Path(name).expanduser()
-    if not folder.is_dir() and (name.startswith((".", "/", "~")) or name.count("/") > 1):
-        raise ValueError(
-            f"text checkpoint {name}: no such folder (looked in {Path.cwd()}); give a folder that a text model was "
-            "saved in, or a Hub id such as google-bert/bert-base-uncased"
-        )
-    return str(folder) if folder.is_dir() else name
-
-
-def find_rescoring_model(model: ModelArguments) -> str | None:
-    """Path or Hub id of the language model that rescores, the text checkpoint unless another is named."""
-    if model.rescoring_model is None:
-        return find_checkpoint(model)
-    return None if model.rescoring_model == "none" else model.rescoring_model
 
 
 def read_lm_text(data: DataArguments, corpus: DatasetDict) -> list[str]:

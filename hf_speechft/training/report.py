@@ -48,6 +48,7 @@ class RunFacts:
     Attributes:
         parameters: Number of weights.
         vocabulary_size: Number of units, the blank included.
+        goes_on: Whether the checkpoint was a SpeechBERT already.
         attention: Direction of the transformer's attention.
         splits: The data as used.
         predictions: The test split, decoded greedily.
@@ -60,6 +61,7 @@ class RunFacts:
 
     parameters: int
     vocabulary_size: int
+    goes_on: bool
     attention: str
     splits: Sequence[SplitFacts]
     predictions: Sequence[Prediction]
@@ -196,7 +198,7 @@ def _card_facts(arguments: Arguments, facts: RunFacts, results: Sequence[ResultF
         samples_split=data.test_split,
         curves_file=CURVES_FILE,
         parameters=facts.parameters,
-        initialisation="pre-trained text checkpoint; front-end and head new",
+        initialisation="the checkpoint's" if facts.goes_on else "pre-trained text checkpoint; front-end and head new",
         frontend=model.frontend,
         subsampling=model.subsampling,
         attention=facts.attention,

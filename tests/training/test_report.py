@@ -44,6 +44,7 @@ def make_facts(**changes):
     values = {
         "parameters": 12_345,
         "vocabulary_size": 7,
+        "goes_on": False,
         "attention": "bidirectional",
         "splits": splits,
         "predictions": PREDICTIONS,

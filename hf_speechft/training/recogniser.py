@@ -1,0 +1,184 @@
+"""What a run trains: a text checkpoint with a new front-end and head, or a SpeechBERT that goes on learning.
+
+A SpeechBERT checkpoint brings its features, front-end and units with it. Characters of the new transcripts that it
+cannot write get units of their own, and rows of its head that start untrained.
+"""
+
+import json
+import tempfile
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from torch import nn
+from transformers import PreTrainedConfig
+
+from hf_speechft import SpeechBertConfig, SpeechBertForCTC, SpeechBertProcessor, SpeechBertTokenizer
+from hf_speechft.data.demo import demo_checkpoint
+from hf_speechft.model.modeling_speechbert import set_body_dropout
+from hf_speechft.training.arguments import PACKAGED_MINILM, DataArguments, ModelArguments
+
+
+def is_speechbert(model: ModelArguments) -> bool:
+    """Tell whether the checkpoint is a recogniser already; one that cannot be read is none."""
+    if model.model_name_or_path == PACKAGED_MINILM:
+        return False
+    try:
+        config, _ = PreTrainedConfig.get_config_dict(find_checkpoint(model), revision=model.model_revision)
+    except OSError:
+        return False
+    return config.get("model_type") == SpeechBertConfig.model_type
+
+
+def adopt_speechbert(model: ModelArguments) -> ModelArguments:
+    """Put what a SpeechBERT checkpoint decides in place of the arguments; those of a text checkpoint stay."""
+    if not is_speechbert(model):
+        return model
+    source = {"pretrained_model_name_or_path": find_checkpoint(model), "revision": model.model_revision}
+    config, processor = SpeechBertConfig.from_pretrained(**source), SpeechBertProcessor.from_pretrained(**source)
+    extractor = processor.feature_extractor
+    return replace(
+        model,
+        vocabulary="char" if processor.tokenizer.checkpoint_ids is None else "native",
+        feature_type=extractor.feature_type,
+        feature_size=extractor.feature_size,
+        sampling_rate=extractor.sampling_rate,
+        frontend=config.frontend,
+        subsampling=config.subsampling,
+        attention=config.attention,
+    )
+
+
+def make_processor(model: ModelArguments, data: DataArguments, texts: Iterable[str]) -> SpeechBertProcessor:
+    """Make the processor, its vocabulary from the training transcripts, or load it and add what it cannot write.
+
+    Args:
+        model: The checkpoint, and the features and units of a new processor.
+        data: Names the normaliser.
+        texts: Transcripts of the training split.
+
+    Raises:
+        ValueError: A SpeechBERT checkpoint learned from transcripts of another normaliser.
+    """
+    if is_speechbert(model):
+        return _load_processor(model, data, texts)
+    return SpeechBertProcessor.from_text_pretrained(
+        find_checkpoint(model),
+        texts=texts,
+        vocabulary=model.vocabulary,
+        text_normalizer=data.text_normalizer,
+        revision=model.model_revision,
+        feature_type=model.feature_type,
+        feature_size=model.feature_size,
+        sampling_rate=model.sampling_rate,
+    )
+
+
+def make_model(model: ModelArguments, processor: SpeechBertProcessor) -> SpeechBertForCTC:
+    """Give the text checkpoint its front-end and head, or load the recogniser that goes on learning."""
+    regularisation = {
+        "frontend_dropout": model.dropout,
+        "head_dropout": model.dropout,
+        "mask_time_prob": model.mask_time_prob,
+        "mask_time_length": model.mask_time_length,
+        "mask_feature_prob": model.mask_feature_prob,
+        "mask_feature_length": model.mask_feature_length,
+    }
+    if is_speechbert(model):
+        recogniser = _load_recogniser(model, processor, regularisation)
+    else:
+        recogniser = SpeechBertForCTC.from_text_pretrained(
+            find_checkpoint(model),
+            processor=processor,
+            revision=model.model_revision,
+            frontend=model.frontend,
+            subsampling=model.subsampling,
+            attention=model.attention,
+            body_dropout=model.body_dropout,
+            **regularisation,
+        )
+    if model.attn_implementation is not None:
+        recogniser.set_attn_implementation(model.attn_implementation)
+    return recogniser
+
+
+def find_checkpoint(model: ModelArguments) -> str:
+    """Path or Hub id of the text checkpoint.
+
+    Raises:
+        ValueError: It looks like a path, and there is no such folder.
+        ImportError: The packaged checkpoint is not installed.
+    """
+    name = model.model_name_or_path
+    if name == PACKAGED_MINILM:
+        return demo_checkpoint()
+    folder = Path(name).expanduser()
+    if not folder.is_dir() and (name.startswith((".", "/", "~")) or name.count("/") > 1):
+        raise ValueError(
+            f"text checkpoint {name}: no such folder (looked in {Path.cwd()}); give a folder that a text model was "
+            "saved in, or a Hub id such as google-bert/bert-base-uncased"
+        )
+    return str(folder) if folder.is_dir() else name
+
+
+def find_rescoring_model(model: ModelArguments) -> str | None:
+    """Path or Hub id of the language model that rescores, the text checkpoint unless another is named."""
+    if model.rescoring_model is None:
+        return find_checkpoint(model)
+    return None if model.rescoring_model == "none" else model.rescoring_model
+
+
+def _load_processor(model: ModelArguments, data: DataArguments, texts: Iterable[str]) -> SpeechBertProcessor:
+    processor = SpeechBertProcessor.from_pretrained(find_checkpoint(model), revision=model.model_revision)
+    tokenizer = processor.tokenizer
+    if tokenizer.text_normalizer != data.text_normalizer:
+        raise ValueError(
+            f"{model.model_name_or_path} learned from transcripts normalised by {tokenizer.text_normalizer!r}, and "
+            f"--text_normalizer is {data.text_normalizer!r}; set --text_normalizer {tokenizer.text_normalizer}"
+        )
+    known = {character for unit in tokenizer.text_units for character in unit}
+    new = sorted({character for text in texts for character in text if not character.isspace()} - known)
+    if new:
+        processor.tokenizer = _add_units(tokenizer, new)
+    return processor
+
+
+def _add_units(tokenizer: SpeechBertTokenizer, new: list[str]) -> SpeechBertTokenizer:
+    """The same units under the same ids, and more behind them."""
+    units = [*tokenizer.unit_ids, *new]
+    ids = tokenizer.checkpoint_ids
+    with tempfile.TemporaryDirectory() as folder:
+        vocab_file = Path(folder) / "vocab.json"
+        vocab_file.write_text(json.dumps({unit: index for index, unit in enumerate(units)}), encoding="utf-8")
+        return SpeechBertTokenizer(
+            str(vocab_file),
+            text_normalizer=tokenizer.text_normalizer,
+            checkpoint_ids=None if ids is None else [*ids, *[-1] * len(new)],
+        )
+
+
+def _load_recogniser(
+    model: ModelArguments, processor: SpeechBertProcessor, regularisation: Mapping[str, float | int]
+) -> SpeechBertForCTC:
+    source = {"pretrained_model_name_or_path": find_checkpoint(model), "revision": model.model_revision}
+    config = SpeechBertConfig.from_pretrained(**source, **regularisation)
+    if model.body_dropout is not None:
+        set_body_dropout(config.backbone_config, model.body_dropout)
+    recogniser = SpeechBertForCTC.from_pretrained(**source, config=config, dtype=torch.float32)
+    if len(processor.tokenizer) > config.vocab_size:
+        grow_head(recogniser, len(processor.tokenizer))
+    return recogniser
+
+
+@torch.no_grad()
+def grow_head(recogniser: SpeechBertForCTC, vocab_size: int) -> None:
+    """Give the head rows for units that were added; they start as unlikely as its least likely unit."""
+    old = recogniser.head
+    head = nn.Linear(old.in_features, vocab_size)
+    recogniser._init_weights(head)
+    head.weight[: old.out_features] = old.weight
+    head.bias[:] = old.bias.min()
+    head.bias[: old.out_features] = old.bias
+    recogniser.head = head
+    recogniser.config.vocab_size = vocab_size

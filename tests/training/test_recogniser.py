@@ -1,0 +1,90 @@
+import json
+
+import pytest
+import torch
+
+from hf_speechft import SpeechBertForCTC, SpeechBertProcessor
+from hf_speechft.training.arguments import ModelArguments, parse_arguments
+from hf_speechft.training.finetune import FineTuning
+from hf_speechft.training.recogniser import (
+    adopt_speechbert,
+    find_checkpoint,
+    is_speechbert,
+    make_model,
+    make_processor,
+)
+
+
+@pytest.fixture
+def speechbert(argv, tmp_path):
+    """A SpeechBERT checkpoint of another front-end than the default, untrained."""
+    options = {"frontend": "rnn", "subsampling": 2, "feature_type": "mfcc", "feature_size": 13}
+    run = FineTuning(parse_arguments(argv(tmp_path / "first", **options)))
+    run.trainer.model.save_pretrained(tmp_path / "speechbert")
+    run.processor.save_pretrained(tmp_path / "speechbert")
+    return tmp_path / "speechbert"
+
+
+def test_find_checkpoint_takes_folders_and_hub_ids(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "bert").mkdir()
+    for name, found in [
+        ("~/bert", str(tmp_path / "bert")),
+        (str(tmp_path / "bert"), str(tmp_path / "bert")),
+        ("google-bert/bert-base-uncased", "google-bert/bert-base-uncased"),
+        ("gpt2", "gpt2"),
+    ]:
+        assert find_checkpoint(ModelArguments(model_name_or_path=name)) == found
+
+
+def test_adopt_speechbert_takes_what_the_checkpoint_decides(speechbert, text_checkpoint):
+    model = adopt_speechbert(ModelArguments(model_name_or_path=str(speechbert), dropout=0.3))
+    assert (model.frontend, model.subsampling, model.vocabulary) == ("rnn", 2, "char")
+    assert (model.feature_type, model.feature_size, model.sampling_rate) == ("mfcc", 13, 16_000)
+    assert model.dropout == 0.3
+    text = ModelArguments(model_name_or_path=str(text_checkpoint))
+    assert adopt_speechbert(text) == text
+    assert not is_speechbert(ModelArguments(model_name_or_path="nobody/nothing"))
+
+
+def test_make_model_of_speechbert_goes_on_with_its_weights_and_adds_new_characters(speechbert, argv, tmp_path):
+    _, data, _ = parse_arguments(argv(tmp_path / "run"))
+    model = ModelArguments(model_name_or_path=str(speechbert), dropout=0.3, body_dropout=0.2, mask_time_prob=0.07)
+    processor = make_processor(model, data, ["a b", "zé"])
+    old = SpeechBertProcessor.from_pretrained(speechbert)
+    assert processor.tokenizer.get_vocab() == old.tokenizer.get_vocab() | {
+        "z": len(old.tokenizer),
+        "é": len(old.tokenizer) + 1,
+    }
+    recogniser, before = make_model(model, processor).eval(), SpeechBertForCTC.from_pretrained(speechbert).eval()
+    assert recogniser.config.vocab_size == len(processor.tokenizer)
+    assert (recogniser.config.head_dropout, recogniser.config.mask_time_prob) == (0.3, 0.07)
+    assert recogniser.config.backbone_config.hidden_dropout_prob == 0.2
+    features = torch.randn(1, 60, 13, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        logits, expected = recogniser(features).logits, before(features).logits
+    torch.testing.assert_close(logits[..., : expected.shape[-1]], expected)
+    assert torch.isfinite(logits).all()
+
+
+def test_make_processor_of_another_normaliser_raises(speechbert, argv, tmp_path):
+    _, data, _ = parse_arguments(argv(tmp_path / "run", text_normalizer="english"))
+    with pytest.raises(ValueError, match="normalised by '.*', and --text_normalizer is 'english'; set --text_norm"):
+        make_processor(ModelArguments(model_name_or_path=str(speechbert)), data, ["a"])
+
+
+def test_run_of_speechbert_reports_the_front_end_it_has(speechbert, argv, tmp_path):
+    run = FineTuning(parse_arguments(argv(tmp_path / "run", model_name_or_path=speechbert, num_train_epochs=1)))
+    run.train_and_report()
+    assert json.loads((tmp_path / "run" / "arguments.json").read_text())["frontend"] == "rnn"
+    card = (tmp_path / "run" / "README.md").read_text(encoding="utf-8")
+    assert "rnn" in card
+    assert "front-end and head new" not in card
+    assert SpeechBertForCTC.from_pretrained(tmp_path / "run").config.subsampling == 2
+
+
+def test_make_model_takes_the_attention_and_the_dropouts_asked_for(argv, tmp_path):
+    options = {"attn_implementation": "eager", "body_dropout": 0.0, "dropout": 0.0}
+    run = FineTuning(parse_arguments(argv(tmp_path / "run", **options)))
+    assert run.trainer.model.config.backbone_config._attn_implementation == "eager"
+    assert {module.p for module in run.trainer.model.modules() if isinstance(module, torch.nn.Dropout)} == {0.0}
