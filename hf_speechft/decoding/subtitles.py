@@ -100,7 +100,7 @@ def to_json(cues: Sequence[Cue]) -> str:
 
 
 def _check_words(words: Sequence[TimedWord], texts: Sequence[str]) -> None:
-    last_s = -1e-3  # words start at least a millisecond apart, the resolution of subtitles
+    last_s = 0.0
     for index, (word, text) in enumerate(zip(words, texts, strict=True)):
         if not text:
             raise ValueError(f"word {index} at {word.start_s:g} s has no text; leave it out")
@@ -109,10 +109,10 @@ def _check_words(words: Sequence[TimedWord], texts: Sequence[str]) -> None:
                 f"word {index}, {text!r}, is timed {word.start_s:g} s to {word.end_s:g} s; times need to be finite, "
                 "not negative, and the end not before the start"
             )
-        if round((word.start_s - last_s) * 1000) < 1:
+        if word.start_s < last_s:
             raise ValueError(
-                f"word {index}, {text!r}, starts at {word.start_s:g} s and the word before it at {last_s:g} s; each "
-                "needs to start after the one before it"
+                f"word {index}, {text!r}, starts at {word.start_s:g} s and the word before it at {last_s:g} s; give "
+                "them in the order of their times"
             )
         last_s = word.start_s
 
@@ -134,8 +134,11 @@ def _choose_ends(words: Sequence[TimedWord], texts: Sequence[str], separator: in
         for end in range(first + 1, last_end + 1):
             if end > first + 1:
                 kept_pauses_s += _pause_s(words[end - 2], words[end - 1])
-                if words[end - 1].end_s - words[first].start_s > LONGEST_S:
+                is_long = words[end - 1].end_s - words[first].start_s > LONGEST_S
+                if is_long and not _start_together(words[end - 2], words[end - 1]):
                     break
+            if end < len(words) and _start_together(words[end - 1], words[end]):
+                continue
             characters = lengths[end] - lengths[first] - separator
             missing_s = _reading_s(characters) - (_limit_s(words, first, end) - words[first].start_s)
             emptiness = max(0.0, 1 - characters / (2 * LINE_CHARACTERS))
@@ -145,8 +148,16 @@ def _choose_ends(words: Sequence[TimedWord], texts: Sequence[str], separator: in
             )
             if best is None or cost < best:
                 best, ends[first] = cost, end
-        costs[first] = best
+        # None where more words start together than a cue holds: nothing can be shown from here.
+        costs[first] = best or (float("inf"), 0.0)
+    if costs[0][0] == float("inf"):
+        raise ValueError("more words start at the same time than two lines hold; they need times of their own")
     return ends
+
+
+def _start_together(word: TimedWord, following: TimedWord) -> bool:
+    """Whether no time is left to show a word alone, at the resolution of subtitles; one token may write two words."""
+    return round((following.start_s - word.start_s) * 1000) < 1
 
 
 def _line_ends(lengths: Sequence[int], separator: int) -> list[int]:

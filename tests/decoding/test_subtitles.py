@@ -175,6 +175,20 @@ def test_make_cues_words_without_spaces_are_joined():
     assert [cue.lines for cue in make_cues(long, separator="")] == [("字" * 30, "字" * 30)]
 
 
+@pytest.mark.parametrize("end_s", [1.4, 60.0])
+def test_make_cues_keeps_words_that_start_together_together(end_s):
+    """As a token gives them that writes two words; at 20 characters a second each would be better off alone."""
+    words = [
+        TimedWord("a" * 30, 0.0, 1.0),
+        TimedWord("b" * 30, 1.0, end_s),
+        TimedWord("c" * 30, 1.0, end_s),
+        TimedWord("d" * 30, 61.0, 62.0),
+    ]
+    cues = make_cues(words)
+    assert [len(cue.words) for cue in cues] == [1, 2, 1]
+    assert all(cue.start_s < cue.end_s for cue in cues)
+
+
 def test_make_cues_line_breaks_in_a_word_become_spaces():
     assert make_cues([TimedWord("living\n\nroom", 0.0, 1.0)])[0].lines == ("living room",)
 
@@ -188,10 +202,10 @@ def test_make_cues_line_breaks_in_a_word_become_spaces():
         ([TimedWord("a", float("nan"), 1.0)], "is timed nan s to 1 s"),
         ([TimedWord("a", 0.0, float("inf"))], "is timed 0 s to inf s; times need to be finite"),
         (
-            [TimedWord("a", 1.0, 2.0), TimedWord("b", 1.0, 2.0)],
-            "word 1, 'b', starts at 1 s and the word before it at 1",
+            [TimedWord("a", 1.0, 2.0), TimedWord("b", 0.5, 2.0)],
+            "word 1, 'b', starts at 0.5 s and the word before it at 1",
         ),
-        ([TimedWord("a", 1.0, 2.0), TimedWord("b", 0.5, 2.0)], "'b', starts at 0.5 s"),
+        ([TimedWord("word", 1.0, 2.0)] * 20, "more words start at the same time than two lines hold"),
     ],
 )
 def test_make_cues_bad_words_raise(words, message):
