@@ -7,14 +7,13 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from hf_speechft.apps.lm import load_lm
-from hf_speechft.apps.models import load_decoder, load_model
+from hf_speechft.apps.models import load_model
 
 if TYPE_CHECKING:
     from datasets import DatasetDict
 
     from hf_speechft.decoding import CTCDecoder, NGramLM
     from hf_speechft.decoding.rescoring import SentenceScorer
-    from hf_speechft.model.modeling_speechbert import SpeechBertForCTC
     from hf_speechft.model.processing_speechbert import SpeechBertProcessor
 
 
@@ -43,7 +42,7 @@ def tune(
         typer.Option(
             metavar="DIR_OR_ID",
             help="Causal or masked language model that puts the 10 best hypotheses in a new order. It is named in the "
-            "decoder, not copied, and makes decoding slower.",
+            "decoder, not copied, and makes decoding slower. Without this option the decoder has none.",
         ),
     ] = None,
     beams: Annotated[int, typer.Option(min=2, help="Token sequences that the beam search keeps.")] = 32,
@@ -92,7 +91,7 @@ def _tune(
 
     scorer = None if rescoring_model is None else _load_scorer(rescoring_model, device)
     corpus = _load(dataset, split, seed, processor)
-    decoder = CTCDecoder.from_processor(processor, lm=_find_lm(lm, recogniser, processor, corpus), beam_width=beams)
+    decoder = CTCDecoder.from_processor(processor, lm=_find_lm(lm, model, corpus), beam_width=beams)
     utterances = tuning_sample(corpus["validation"])
     options = {"batch_size": batch_size, "show_progress": sys.stderr.isatty(), "description": split}
     batches = list(emissions(recogniser, processor, utterances, **options))
@@ -128,15 +127,14 @@ def _load(dataset: str, split: str, seed: int, processor: "SpeechBertProcessor")
     return load_corpus(dataset, validation_split=split, normalizer=processor.tokenizer.text_normalizer, seed=seed)
 
 
-def _find_lm(
-    lm: str | None, recogniser: "SpeechBertForCTC", processor: "SpeechBertProcessor", corpus: "DatasetDict"
-) -> "NGramLM":
+def _find_lm(lm: str | None, model: str, corpus: "DatasetDict") -> "NGramLM":
     """The language model that is named, the one that the model has, or one of the training transcripts."""
     from hf_speechft.decoding import NGramLM
+    from hf_speechft.decoding.decoder_files import DECODER_FOLDER, LM_FILE
 
     if lm is not None:
         return load_lm(lm)
-    saved = load_decoder(recogniser, processor)
-    if saved is not None and saved.lm is not None:
-        return saved.lm
+    saved = Path(model) / DECODER_FOLDER / LM_FILE
+    if saved.is_file():
+        return NGramLM.load(saved)
     return NGramLM.from_text(corpus["train"]["text"][:], 4)

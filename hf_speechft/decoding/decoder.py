@@ -95,7 +95,7 @@ class CTCDecoder:
         lm_weight: Weight of its natural logarithms.
         word_bonus: Added for each word, which offsets that every word costs language-model score.
         unknown_word_score: Added for each word that the n-gram model does not know, beside the model's own score for
-            unknown words; 0 lets new words be spelled as easily as the model says.
+            unknown words, and whatever `lm_weight` is; 0 lets new words be spelled as easily as the model says.
         hotwords: Phrases to listen for, or a mapping of each to its weight in nats; without weights 5.
         phrases: The only sentences that may come out: a list, or the text of a JSGF grammar.
         beam_width: Token sequences that are kept from step to step.

@@ -29,7 +29,7 @@ RESCORING_SETTINGS = ("weight", "word_bonus", "nbest")
 
 
 def save_decoder(decoder: "CTCDecoder", folder: str | Path) -> None:
-    """Write a decoder; language models of the Hub are named and not copied.
+    """Write a decoder; language models of the Hub are named and not copied, and are loaded in their default precision.
 
     Args:
         decoder: The decoder.
@@ -43,10 +43,10 @@ def save_decoder(decoder: "CTCDecoder", folder: str | Path) -> None:
         config["lm"] = LM_FILE
     else:
         (folder / LM_FILE).unlink(missing_ok=True)
-        config["lm"] = None if decoder.lm is None else {"causal_lm": decoder.lm.name_or_path}
+        config["lm"] = None if decoder.lm is None else {"causal_lm": _address(decoder.lm.name_or_path)}
     config["rescoring"] = None
     if decoder.rescoring is not None:
-        model = decoder.rescoring.scorer.name_or_path
+        model = _address(decoder.rescoring.scorer.name_or_path)
         config["rescoring"] = {"model": model} | {
             name: getattr(decoder.rescoring, name) for name in RESCORING_SETTINGS
         }
@@ -92,6 +92,14 @@ def load_decoder(folder: str | Path) -> dict[str, object]:
     if config["rescoring"] is not None:
         from .rescoring import Rescoring, SentenceScorer
 
+        unknown = set(config["rescoring"]) ^ {"model", *RESCORING_SETTINGS}
+        if unknown:
+            raise ValueError(f"{path}: rescoring has or lacks {', '.join(sorted(unknown))}; save the decoder again")
         scorer = SentenceScorer.from_pretrained(config["rescoring"].pop("model"))
         config["rescoring"] = Rescoring(scorer, **config["rescoring"])
     return config
+
+
+def _address(name_or_path: str) -> str:
+    """A Hub id as it is, and a folder so that it is found from everywhere on this machine."""
+    return str(Path(name_or_path).resolve()) if Path(name_or_path).is_dir() else name_or_path

@@ -74,6 +74,7 @@ def gather_knowledge(
         hot_words=hot_words,
         has_phrases=phrases is not None,
         phrases=_phrases(phrases, units),
+        closes_inside=any(b" " in piece[1:] for piece in units.pieces),
         most_gain=_most_gain(units, lm_weight, word_bonus, hot_words),
     )
 

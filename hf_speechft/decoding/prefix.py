@@ -80,6 +80,7 @@ class Knowledge(NamedTuple):
         hot_words: Phrases whose occurrence is rewarded.
         has_phrases: Whether only certain sentences may come out.
         phrases: Those sentences.
+        closes_inside: Whether some token writes a space behind other text, and so ends a word that it may have begun.
         most_gain: What words and hot words can add at most by one token, beside the language model.
     """
 
@@ -98,6 +99,7 @@ class Knowledge(NamedTuple):
     hot_words: HotWords
     has_phrases: bool
     phrases: Automaton
+    closes_inside: bool
     most_gain: float
 
 
@@ -235,7 +237,8 @@ def ceiling(node: np.ndarray, begins_with_space: bool, knowledge: Knowledge) -> 
     """What can be added at most to the acoustic score of this prefix with one more token.
 
     The language model only lowers a score: by the open word if the token ends it, else by the best word that the open
-    one can still become.
+    one can still become. Where a token may write a word and end it, as each does in a vocabulary without word marks,
+    the word's score in its context may be anything up to 0.
     """
     score = knowledge.lm_weight * node.lm_score + node.bonus + knowledge.most_gain
     if knowledge.has_lm and begins_with_space:
@@ -244,7 +247,7 @@ def ceiling(node: np.ndarray, begins_with_space: bool, knowledge: Knowledge) -> 
             score += knowledge.lm_weight * node.closed_score
             if not _is_known(node, knowledge):
                 score += knowledge.unknown_word_score
-    elif knowledge.has_lm:
+    elif knowledge.has_lm and not knowledge.closes_inside:
         lexicon = node.lexicon if node.is_open else 0
         score += max(_best_ending(lexicon, knowledge), _best_ending(-1, knowledge))
     return score

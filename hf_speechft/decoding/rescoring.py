@@ -6,6 +6,7 @@ A causal model (GPT-2, Llama, …) reads a sentence from its beginning; a masked
 token in turn. Scores are cached, since neighbouring utterances and steps of a search ask for the same again.
 """
 
+import math
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, replace
@@ -272,12 +273,25 @@ class Rescoring:
         weight: Weight of its natural logarithms.
         word_bonus: Added for each word, on top of what the decoder added.
         nbest: Hypotheses of each utterance that it judges.
+
+    Raises:
+        ValueError: A number is out of range.
     """
 
     scorer: SentenceScorer
     weight: float
     word_bonus: float = 0.0
     nbest: int = 10
+
+    def __post_init__(self) -> None:
+        """Check the numbers."""
+        if not 0 <= self.weight < math.inf or not math.isfinite(self.word_bonus):
+            raise ValueError(
+                f"rescoring has the weight {self.weight} and the word_bonus {self.word_bonus}; they need to be "
+                "finite, and the weight 0 or more"
+            )
+        if self.nbest < 1:
+            raise ValueError(f"rescoring has nbest {self.nbest}; it needs to be 1 or more")
 
     def reorder(self, nbest: "Sequence[Sequence[Hypothesis]]") -> "list[list[Hypothesis]]":
         """Rescore n-best lists with these weights."""

@@ -10,6 +10,7 @@ for adults' programmes in English. Its shortest cue of 5/6 s is rounded up to 1 
 """
 
 import json
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
@@ -151,8 +152,18 @@ def _choose_ends(words: Sequence[TimedWord], texts: Sequence[str], separator: in
         # None where more words start together than a cue holds: nothing can be shown from here.
         costs[first] = best or (float("inf"), 0.0)
     if costs[0][0] == float("inf"):
-        raise ValueError("more words start at the same time than two lines hold; they need times of their own")
+        raise ValueError(_crowd(words, texts))
     return ends
+
+
+def _crowd(words: Sequence[TimedWord], texts: Sequence[str]) -> str:
+    """Say where most words start at once."""
+    start_s, count = Counter(word.start_s for word in words).most_common(1)[0]
+    first = next(text for word, text in zip(words, texts, strict=True) if word.start_s == start_s)
+    return (
+        f"{count} words from {first!r} on start at {start_s:g} s, and a caption's 2 lines of {LINE_CHARACTERS} "
+        "characters do not hold them; give words times of their own"
+    )
 
 
 def _start_together(word: TimedWord, following: TimedWord) -> bool:

@@ -67,7 +67,7 @@ class CardFacts:
     """Everything a card says about a run. Only the first three must be known."""
 
     model_name: str
-    text_checkpoint: str
+    text_checkpoint: str  # or the recogniser that went on learning
     dataset_name: str
 
     # Where things are on the Hub; `dataset_id` is the identifier in model-index (by default made from the name).
@@ -86,6 +86,7 @@ class CardFacts:
     curves_file: str | None = None
 
     parameters: int | None = None
+    goes_on: bool = False  # the checkpoint was a recogniser already
     initialisation: str | None = None
     frontend: str | None = None
     subsampling: int | None = None
@@ -134,6 +135,7 @@ def render_card(facts: CardFacts) -> str:
         template_path=str(TEMPLATE_PATH),
         title=_in_line(facts.model_name),
         checkpoint=_checkpoint_link(facts.text_checkpoint),
+        goes_on=facts.goes_on,
         model_address=facts.repo_id or "path/to/this/folder",
         dataset=_dataset_link(facts),
         splits=[_split_row(split) for split in facts.splits],
@@ -261,8 +263,8 @@ def _sample_rows(samples: Sequence[SampleFacts]) -> list[dict[str, str]]:
 def _recipe_rows(facts: CardFacts) -> list[tuple[str, str]]:
     """Give names and values of the settings, in the order from model to training."""
     settings = {
-        "text checkpoint": facts.text_checkpoint,
-        "initialisation of the body": facts.initialisation,
+        "recogniser at the start" if facts.goes_on else "text checkpoint": facts.text_checkpoint,
+        **({} if facts.goes_on else {"initialisation of the body": facts.initialisation}),
         "parameters": None if facts.parameters is None else f"{facts.parameters:,}",
         "front-end": facts.frontend,
         "subsampling": None if facts.subsampling is None else f"{facts.subsampling}x",
@@ -294,10 +296,12 @@ def _limits(facts: CardFacts) -> list[str]:
     """Say what the numbers do not."""
     training = next((split for split in facts.splits if split.name == "train"), None)
     amount = f"{training.duration_s / 3600:.2f} hours of speech" if training else "speech"
+    heard = f"and before that on what the card of {facts.text_checkpoint} says" if facts.goes_on else "and on no other"
+    ancestor = "The text checkpoint that it was first made from" if facts.goes_on else "The text checkpoint"
     limits = [
-        f"It was trained on {amount} from {_in_line(facts.dataset_name)} and on no other. Expect more errors than in "
+        f"It was trained on {amount} from {_in_line(facts.dataset_name)} {heard}. Expect more errors than in "
         "the table with other speakers, accents, words, noise and microphones.",
-        "The text checkpoint had never heard sound. With little speech, models that were pre-trained on audio "
+        f"{ancestor} had never heard sound. With little speech, models that were pre-trained on audio "
         "(wav2vec2, Whisper) are more accurate.",
         "It writes something for noise, music and other languages too, and does not say that it is unsure.",
         "The numbers are from one training run; another seed gives others.",

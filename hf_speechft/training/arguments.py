@@ -114,7 +114,11 @@ class SpeechTrainingArguments(TrainingArguments):
     )
     learning_rate: float = field(default=3e-4, metadata={"help": "Peak learning rate of the pre-trained body."})
     new_learning_rate: float = field(
-        default=9e-4, metadata={"help": "Peak learning rate of the front-end and the CTC head, which start untrained."}
+        default=9e-4,
+        metadata={
+            "help": "Peak learning rate of the front-end and the CTC head, which start untrained. Those of a "
+            "SpeechBERT that goes on learning are best given the body's."
+        },
     )
     step_lr_epochs: float | None = field(
         default=None,

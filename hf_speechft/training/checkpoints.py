@@ -43,6 +43,7 @@ def find_start(arguments: Arguments) -> str | None:
             raise ValueError(f"{asked} is no whole checkpoint, as it lacks {STATE_FILE}; those in {folder}: {others}")
         return str(asked)
     if training.overwrite_output_dir:
+        _check_source_stays(arguments[0].model_name_or_path, folder)
         return None
     if (folder / METRICS_FILE).exists():
         raise ValueError(
@@ -55,6 +56,14 @@ def find_start(arguments: Arguments) -> str | None:
         return None
     _check_same_arguments(folder, arguments)
     return str(checkpoints[-1])
+
+
+def _check_source_stays(source: str, folder: Path) -> None:
+    """Refuse to start from a checkpoint that is about to be removed."""
+    if Path(source).expanduser().resolve() in [path.resolve() for path in _checkpoints(folder)]:
+        raise ValueError(
+            f"--overwrite_output_dir would remove {source}, the checkpoint to start from; choose another --output_dir"
+        )
 
 
 def is_trained(checkpoint: str) -> bool:

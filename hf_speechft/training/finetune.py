@@ -100,7 +100,10 @@ class FineTuning:
 
     def __init__(self, arguments: Arguments) -> None:
         self.model_arguments, self.data_arguments, self.training_arguments = arguments
-        self.model_arguments = adopt_speechbert(self.model_arguments)
+        self.goes_on = is_speechbert(self.model_arguments)
+        if self.goes_on:
+            self.model_arguments = adopt_speechbert(self.model_arguments)
+        self.rescoring_model = find_rescoring_model(self.model_arguments, self.goes_on)
         self.arguments = arguments = (self.model_arguments, self.data_arguments, self.training_arguments)
         self.folder = Path(self.training_arguments.output_dir)
         self.pushes = self.training_arguments.push_to_hub
@@ -169,7 +172,7 @@ class FineTuning:
         facts = RunFacts(
             parameters=model.num_parameters(),
             vocabulary_size=model.config.vocab_size,
-            goes_on=is_speechbert(self.model_arguments),
+            goes_on=self.goes_on,
             attention=model.config.attention,
             splits=[self._split_facts(name) for name in self.splits],
             predictions=predictions,
@@ -216,7 +219,7 @@ class FineTuning:
             beam_width=training.beam_width,
             lm_order=training.lm_order,
             lm_lines=self.lm_lines,
-            rescoring_model=find_rescoring_model(self.model_arguments),
+            rescoring_model=self.rescoring_model,
             batch_size=training.per_device_eval_batch_size,
             show_progress=not training.disable_tqdm,
         )

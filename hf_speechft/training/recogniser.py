@@ -5,6 +5,7 @@ cannot write get units of their own, and rows of its head that start untrained.
 """
 
 import json
+import logging
 import tempfile
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
@@ -19,6 +20,8 @@ from hf_speechft.data.demo import demo_checkpoint
 from hf_speechft.model.modeling_speechbert import set_body_dropout
 from hf_speechft.training.arguments import PACKAGED_MINILM, DataArguments, ModelArguments
 
+logger = logging.getLogger(__name__)
+
 
 def is_speechbert(model: ModelArguments) -> bool:
     """Tell whether the checkpoint is a recogniser already; one that cannot be read is none."""
@@ -32,22 +35,23 @@ def is_speechbert(model: ModelArguments) -> bool:
 
 
 def adopt_speechbert(model: ModelArguments) -> ModelArguments:
-    """Put what a SpeechBERT checkpoint decides in place of the arguments; those of a text checkpoint stay."""
-    if not is_speechbert(model):
-        return model
+    """Put what a SpeechBERT checkpoint decides in place of the arguments, and say which of them it replaces."""
     source = {"pretrained_model_name_or_path": find_checkpoint(model), "revision": model.model_revision}
     config, processor = SpeechBertConfig.from_pretrained(**source), SpeechBertProcessor.from_pretrained(**source)
     extractor = processor.feature_extractor
-    return replace(
-        model,
-        vocabulary="char" if processor.tokenizer.checkpoint_ids is None else "native",
-        feature_type=extractor.feature_type,
-        feature_size=extractor.feature_size,
-        sampling_rate=extractor.sampling_rate,
-        frontend=config.frontend,
-        subsampling=config.subsampling,
-        attention=config.attention,
-    )
+    decided = {
+        "vocabulary": "char" if processor.tokenizer.checkpoint_ids is None else "native",
+        "feature_type": extractor.feature_type,
+        "feature_size": extractor.feature_size,
+        "sampling_rate": extractor.sampling_rate,
+        "frontend": config.frontend,
+        "subsampling": config.subsampling,
+        "attention": config.attention,
+    }
+    replaced = [f"{name} {value}" for name, value in decided.items() if getattr(model, name) not in (None, value)]
+    if replaced:
+        logger.info("%s was made with, and keeps, %s", model.model_name_or_path, ", ".join(replaced))
+    return replace(model, **decided)
 
 
 def make_processor(model: ModelArguments, data: DataArguments, texts: Iterable[str]) -> SpeechBertProcessor:
@@ -122,10 +126,13 @@ def find_checkpoint(model: ModelArguments) -> str:
     return str(folder) if folder.is_dir() else name
 
 
-def find_rescoring_model(model: ModelArguments) -> str | None:
-    """Path or Hub id of the language model that rescores, the text checkpoint unless another is named."""
+def find_rescoring_model(model: ModelArguments, goes_on: bool) -> str | None:
+    """Path or Hub id of the language model that rescores: the text checkpoint, unless another or none is named.
+
+    A SpeechBERT, which goes on learning, cannot score text.
+    """
     if model.rescoring_model is None:
-        return find_checkpoint(model)
+        return None if goes_on else find_checkpoint(model)
     return None if model.rescoring_model == "none" else model.rescoring_model
 
 
@@ -165,7 +172,15 @@ def _load_recogniser(
     config = SpeechBertConfig.from_pretrained(**source, **regularisation)
     if model.body_dropout is not None:
         set_body_dropout(config.backbone_config, model.body_dropout)
-    recogniser = SpeechBertForCTC.from_pretrained(**source, config=config, dtype=torch.float32)
+    recogniser, report = SpeechBertForCTC.from_pretrained(
+        **source, config=config, dtype=torch.float32, output_loading_info=True
+    )
+    missing = sorted(report["missing_keys"])
+    if missing:
+        raise ValueError(
+            f"{model.model_name_or_path} lacks {len(missing)} weights of its model, such as {missing[0]}; save it "
+            "again"
+        )
     if len(processor.tokenizer) > config.vocab_size:
         grow_head(recogniser, len(processor.tokenizer))
     return recogniser

@@ -82,7 +82,8 @@ def tune_decoder(
 ) -> tuple[CTCDecoder, float]:
     """Find the weights of the decoder's language model.
 
-    First its weight and the bonus for words are found together, then the score of unknown words.
+    First its weight and the bonus for words are found together, then the score of unknown words. A weight of 0 turns
+    the language model off, so unknown words cost nothing there.
 
     Args:
         decoder: Its own weights do not matter.
@@ -98,12 +99,13 @@ def tune_decoder(
         return _wer(references, [nbest for batch in batches for nbest in decode_batch(candidate, batch)])
 
     def with_pair(lm_weight: float, word_bonus: float) -> CTCDecoder:
-        return decoder.with_weights(
-            lm_weight=lm_weight, word_bonus=word_bonus, unknown_word_score=UNKNOWN_WORD_SCORES[0]
-        )
+        unknown_word_score = UNKNOWN_WORD_SCORES[0] if lm_weight > 0 else 0.0
+        return decoder.with_weights(lm_weight=lm_weight, word_bonus=word_bonus, unknown_word_score=unknown_word_score)
 
-    lm_weight, word_bonus, _ = _best(LM_WEIGHTS, lambda *pair: wer(with_pair(*pair)))
+    lm_weight, word_bonus, rate = _best(LM_WEIGHTS, lambda *pair: wer(with_pair(*pair)))
     found = with_pair(lm_weight, word_bonus)
+    if lm_weight == 0:
+        return found, rate
     candidates = [found.with_weights(unknown_word_score=score) for score in UNKNOWN_WORD_SCORES]
     rates = [wer(candidate) for candidate in candidates]
     return candidates[int(np.argmin(rates))], min(rates)

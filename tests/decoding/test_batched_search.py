@@ -40,6 +40,32 @@ def test_search_batch_with_narrow_beam_matches_search(style, kind, prune_logp, d
         assert_same_paths(paths, expected)
 
 
+CHARACTERS = list("一二三四五六七八")
+VOCABULARIES = {
+    "no word marks": ["<pad>", *CHARACTERS],
+    "delimiter": ["<pad>", "|", "a", "b"],
+    "sentencepiece": ["<pad>", "▁a", "b", "▁", "▁ab", "▁b", "a"],
+    "spaces inside": ["<pad>", "▁a", "b", "▁b▁a", "a▁", "▁"],
+}
+
+
+@pytest.mark.parametrize("weight", [0.5, 2.0])
+@pytest.mark.parametrize("style", VOCABULARIES)
+def test_search_batch_matches_search_with_a_language_model_that_knows_the_context_well(style, weight):
+    """The compiled search skips what cannot reach the beam, but no words that only their context makes likely."""
+    tokens = VOCABULARIES[style]
+    text = ["a b a b", "ab ba ab ba", "b ab b ab"]
+    if style == "no word marks":
+        text = [" ".join(2 * (CHARACTERS[place:] + CHARACTERS[:place])) for place in range(8)]
+    lm = NGramLM.from_text(text * 5, 3)
+    knowledge = CTCDecoder(tokens, 0, lm=lm, lm_weight=weight)._knowledge
+    for seed in range(20):
+        log_probs = random_log_probs(np.random.default_rng(seed), 14, len(tokens), peakedness=1.5)
+        for limits in (Limits(4, -5.0, -10.0), Limits(8, -6.0, -4.0)):
+            (batched,) = search_batch(log_probs, np.array([14]), 0, limits, knowledge)
+            assert_same_paths(batched, search(log_probs[0], 0, limits, knowledge))
+
+
 def test_search_batch_of_no_utterance_is_empty():
     knowledge = CTCDecoder(STYLES["delimiter"], 0)._knowledge
     assert search_batch(np.zeros((0, 5, 4), np.float32), np.zeros(0, int), 0, Limits(4, -5.0, -10.0), knowledge) == []

@@ -54,6 +54,21 @@ def test_load_decoder_loads_the_language_model_that_rescores(tmp_path):
     loaded = load_decoder(tmp_path / "decoder")["rescoring"]
     assert (loaded.weight, loaded.word_bonus, loaded.nbest) == (0.3, 0.5, 4)
     assert loaded.scorer.score(["a b"]) == rescoring.scorer.score(["a b"])
+    config = json.loads((tmp_path / "decoder" / "decoder_config.json").read_text())
+    config["rescoring"]["waight"] = config["rescoring"].pop("weight")
+    (tmp_path / "decoder" / "decoder_config.json").write_text(json.dumps(config))
+    with pytest.raises(ValueError, match="rescoring has or lacks waight, weight; save the decoder again"):
+        load_decoder(tmp_path / "decoder")
+
+
+def test_save_decoder_names_the_folder_of_a_language_model_for_every_working_directory(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    rescoring = Rescoring(SentenceScorer.from_pretrained(save_tiny("gpt2", tmp_path / "lm")), 0.3)
+    rescoring.scorer.model.name_or_path = "lm"
+    save_decoder(CTCDecoder(TOKENS, 0, rescoring=rescoring), tmp_path / "decoder")
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert load_decoder(tmp_path / "decoder")["rescoring"].weight == 0.3
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from hf_speechft.decoding import rescoring
 from hf_speechft.decoding.decoder import Hypothesis, Word
-from hf_speechft.decoding.rescoring import CausalWordScorer, SentenceScorer, rescore
+from hf_speechft.decoding.rescoring import CausalWordScorer, Rescoring, SentenceScorer, rescore
 from tests.decoding.tiny_language_models import (
     SENTENCES,
     ReadTokens,
@@ -213,3 +213,18 @@ def test_rescore_of_nothing_gives_nothing():
     scorer = SentenceScorer(tiny_model("gpt2"), tiny_tokenizer("gpt2"))
     assert rescore([], scorer, weight=1.0) == []
     assert rescore([[]], scorer, weight=1.0) == [[]]
+
+
+@pytest.mark.parametrize(
+    ("numbers", "message"),
+    [
+        ({"weight": np.nan}, "the weight nan .* need to be finite"),
+        ({"weight": np.inf}, "the weight inf"),
+        ({"weight": -1.0}, "the weight 0 or more"),
+        ({"weight": 1.0, "word_bonus": np.nan}, "the word_bonus nan"),
+        ({"weight": 1.0, "nbest": 0}, "nbest 0; it needs to be 1 or more"),
+    ],
+)
+def test_rescoring_of_unusable_numbers_raises(numbers, message):
+    with pytest.raises(ValueError, match=message):
+        Rescoring(FixedScorer(), **numbers)

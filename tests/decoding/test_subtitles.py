@@ -205,7 +205,10 @@ def test_make_cues_line_breaks_in_a_word_become_spaces():
             [TimedWord("a", 1.0, 2.0), TimedWord("b", 0.5, 2.0)],
             "word 1, 'b', starts at 0.5 s and the word before it at 1",
         ),
-        ([TimedWord("word", 1.0, 2.0)] * 20, "more words start at the same time than two lines hold"),
+        (
+            [TimedWord("word", 1.0, 2.0)] * 20,
+            "20 words from 'word' on start at 1 s, and a caption's 2 lines",
+        ),
     ],
 )
 def test_make_cues_bad_words_raise(words, message):

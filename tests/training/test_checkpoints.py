@@ -354,3 +354,12 @@ def test_full_disk_at_the_report_is_said_and_leaves_the_run_unfinished(argv, tmp
         main(argv(tmp_path / "run", max_steps=1))
     assert not (tmp_path / "run" / "metrics.json").exists()
     AutoModelForCTC.from_pretrained(tmp_path / "run")
+
+
+def test_find_start_refuses_to_remove_the_checkpoint_that_the_run_starts_from(argv, tmp_path):
+    checkpoint = tmp_path / "run" / "checkpoint-3"
+    checkpoint.mkdir(parents=True)
+    options = {"overwrite_output_dir": True, "model_name_or_path": checkpoint}
+    with pytest.raises(ValueError, match="would remove .*checkpoint-3, the checkpoint to start from; choose another"):
+        find_start(parse_arguments(argv(tmp_path / "run", **options)))
+    assert checkpoint.is_dir()

@@ -1,7 +1,9 @@
 import json
+import logging
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from hf_speechft import SpeechBertForCTC, SpeechBertProcessor
 from hf_speechft.training.arguments import ModelArguments, parse_arguments
@@ -42,9 +44,15 @@ def test_adopt_speechbert_takes_what_the_checkpoint_decides(speechbert, text_che
     assert (model.frontend, model.subsampling, model.vocabulary) == ("rnn", 2, "char")
     assert (model.feature_type, model.feature_size, model.sampling_rate) == ("mfcc", 13, 16_000)
     assert model.dropout == 0.3
-    text = ModelArguments(model_name_or_path=str(text_checkpoint))
-    assert adopt_speechbert(text) == text
+    assert is_speechbert(model)
+    assert not is_speechbert(ModelArguments(model_name_or_path=str(text_checkpoint)))
     assert not is_speechbert(ModelArguments(model_name_or_path="nobody/nothing"))
+
+
+def test_adopt_speechbert_says_which_arguments_it_replaces(speechbert, caplog):
+    with caplog.at_level(logging.INFO, logger="hf_speechft"):
+        adopt_speechbert(ModelArguments(model_name_or_path=str(speechbert), subsampling=8, frontend="rnn"))
+    assert "and keeps, feature_type mfcc, feature_size 13, subsampling 2" in caplog.text
 
 
 def test_make_model_of_speechbert_goes_on_with_its_weights_and_adds_new_characters(speechbert, argv, tmp_path):
@@ -65,6 +73,23 @@ def test_make_model_of_speechbert_goes_on_with_its_weights_and_adds_new_characte
         logits, expected = recogniser(features).logits, before(features).logits
     torch.testing.assert_close(logits[..., : expected.shape[-1]], expected)
     assert torch.isfinite(logits).all()
+    recogniser.save_pretrained(tmp_path / "grown")
+    processor.save_pretrained(tmp_path / "grown")
+    again = SpeechBertForCTC.from_pretrained(tmp_path / "grown").eval()
+    with torch.no_grad():
+        torch.testing.assert_close(again(features).logits, logits)
+    vocabulary = SpeechBertProcessor.from_pretrained(tmp_path / "grown").tokenizer.get_vocab()
+    assert vocabulary == processor.tokenizer.get_vocab()
+
+
+def test_make_model_of_incomplete_speechbert_raises(speechbert, argv, tmp_path):
+    _, data, _ = parse_arguments(argv(tmp_path / "run"))
+    model = ModelArguments(model_name_or_path=str(speechbert))
+    weights = load_file(speechbert / "model.safetensors")
+    del weights["head.weight"]
+    save_file(weights, speechbert / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ValueError, match="lacks 1 weights of its model, such as head.weight; save it again"):
+        make_model(model, make_processor(model, data, ["a"]))
 
 
 def test_make_processor_of_another_normaliser_raises(speechbert, argv, tmp_path):
@@ -79,7 +104,16 @@ def test_run_of_speechbert_reports_the_front_end_it_has(speechbert, argv, tmp_pa
     assert json.loads((tmp_path / "run" / "arguments.json").read_text())["frontend"] == "rnn"
     card = (tmp_path / "run" / "README.md").read_text(encoding="utf-8")
     assert "rnn" in card
-    assert "front-end and head new" not in card
+    assert f"The speech recogniser `{speechbert}`, fine-tuned further" in card
+    assert f"and before that on what the card of {speechbert} says" in card
+    assert "The text checkpoint that it was first made from had never heard sound" in card
+    for false in (
+        "front-end and head new",
+        "made from the text checkpoint `",
+        "and on no other",
+        "| text checkpoint |",
+    ):
+        assert false not in card
     assert SpeechBertForCTC.from_pretrained(tmp_path / "run").config.subsampling == 2
 
 

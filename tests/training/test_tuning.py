@@ -49,16 +49,17 @@ def test_tune_decoder_finds_the_smallest_weights_of_the_fewest_errors():
 
 def test_tune_decoder_gives_a_useless_language_model_no_weight():
     found, wer = tune_decoder(CTCDecoder(TOKENS, 0, lm=LM), BATCHES, ["a b", "a b", "a"])
-    assert (found.lm_weight, found.word_bonus, wer) == (0.0, 0.0, 0.0)
+    assert (found.lm_weight, found.word_bonus, found.unknown_word_score, wer) == (0.0, 0.0, 0.0, 0.0)
 
 
 def test_tune_decoder_finds_the_score_of_unknown_words():
-    """What is heard is unknown, and what is known is less likely by 2.2: more than the lighter penalties."""
+    """ "b" is unknown: right where it is heard clearly, by 3.5, and wrong where it is heard hardly better than "c"."""
     known = NGramLM.from_text(["a c", "c a", "a a c"], 1)
-    heard_b = [[heard(("b", 0.9), ("c", 0.1))]]
-    found, wer = tune_decoder(CTCDecoder(TOKENS, 0, lm=known), heard_b, ["a b"])
+    clearly, hardly = heard(("b", 0.97), ("c", 0.03)), heard(("b", 0.6), ("c", 0.4))
+    found, wer = tune_decoder(CTCDecoder(TOKENS, 0, lm=known), [[hardly, hardly, clearly]], ["a c", "a c", "a b"])
+    assert found.lm_weight > 0
     assert (found.unknown_word_score, wer) == (-2.0, 0.0)
-    found, wer = tune_decoder(CTCDecoder(TOKENS, 0, lm=known), heard_b, ["a c"])
+    found, wer = tune_decoder(CTCDecoder(TOKENS, 0, lm=known), [[hardly, clearly]], ["a c", "a c"])
     assert (found.unknown_word_score, wer) == (-5.0, 0.0)  # the default is as good as -10
 
 
