@@ -17,7 +17,7 @@ from transformers import PreTrainedConfig
 
 from hf_speechft import SpeechBertConfig, SpeechBertForCTC, SpeechBertProcessor, SpeechBertTokenizer
 from hf_speechft.data.demo import demo_checkpoint
-from hf_speechft.model.modeling_speechbert import set_body_dropout
+from hf_speechft.model.backbone_speechbert import set_body_dropout
 from hf_speechft.training.arguments import PACKAGED_MINILM, DataArguments, ModelArguments
 
 logger = logging.getLogger(__name__)

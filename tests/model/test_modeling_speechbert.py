@@ -11,7 +11,6 @@ from transformers import (
     AutoModel,
     BertConfig,
     GPT2Config,
-    LlamaConfig,
     RobertaConfig,
 )
 from transformers.loss.loss_ctc import ForCTCLoss
@@ -22,7 +21,6 @@ from hf_speechft.model.modeling_speechbert import (
     best_path,
     check_labels,
     needed_steps,
-    position_limit,
     span_mask,
 )
 
@@ -536,21 +534,6 @@ def test_recogniser_loads_from_model_without_head(tmp_path):
 
 
 # Positions and widths
-
-
-@pytest.mark.parametrize(
-    ("config", "limit"),
-    [
-        (bert_config(), 64),
-        (gpt2_config(), 64),
-        (roberta_config(pad_token_id=1), 64),  # two of its 66 rows are never used
-        (LlamaConfig(hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=8), None),
-    ],
-    ids=["bert", "gpt2", "roberta", "llama"],
-)
-def test_position_limit_is_what_the_checkpoint_can_count(config, limit):
-    config.vocab_size = 40
-    assert position_limit(AutoModel.from_config(config)) == limit
 
 
 @pytest.mark.parametrize("config", [bert_config(), gpt2_config(), roberta_config()], ids=["bert", "gpt2", "roberta"])

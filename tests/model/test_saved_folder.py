@@ -28,6 +28,7 @@ from hf_speechft import SpeechBertForCTC, SpeechBertModel, SpeechBertProcessor
 ROOT = Path(__file__).resolve().parents[2]
 TEXTS = ["turn on the lights", "what time is it", "stop"]
 FILES = [
+    "backbone_speechbert.py",
     "config.json",
     "configuration_speechbert.py",
     "feature_extraction_speechbert.py",

@@ -42,6 +42,7 @@ from tests.hub_server import HubServer
 
 ROOT = Path(__file__).resolve().parents[2]
 MODEL_FILES = {
+    "backbone_speechbert.py",
     "config.json",
     "configuration_speechbert.py",
     "feature_extraction_speechbert.py",

@@ -20,6 +20,7 @@ TOKEN = "hf_valid"
 PUSHED = {
     "README.md",
     "arguments.json",
+    "backbone_speechbert.py",
     "config.json",
     "configuration_speechbert.py",
     "decoder/decoder_config.json",

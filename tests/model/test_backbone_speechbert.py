@@ -1,4 +1,4 @@
-"""SpeechBertForCTC.from_text_pretrained: what is taken over from a text checkpoint, and what is refused."""
+"""Text checkpoints as backbones: what is taken over, how far positions reach, and what is refused."""
 
 import importlib.util
 from pathlib import Path
@@ -7,10 +7,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from transformers import (
+    AutoModel,
     BertConfig,
     BertModel,
     GPT2Config,
     GPT2Model,
+    LlamaConfig,
     RobertaConfig,
     RobertaModel,
     T5Config,
@@ -19,7 +21,7 @@ from transformers import (
 )
 
 from hf_speechft import SpeechBertConfig, SpeechBertForCTC, SpeechBertProcessor
-from hf_speechft.model.modeling_speechbert import copy_embedding_rows
+from hf_speechft.model.backbone_speechbert import copy_embedding_rows, position_limit
 
 TEXTS = ["turn on the lights", "set the temperature to twenty degrees", "what time is it"]
 
@@ -272,3 +274,18 @@ def test_from_text_pretrained_body_dropout_reaches_every_layer(char_processor, t
         again = SpeechBertConfig.from_pretrained(tmp_path / "speech").backbone_config
         field = "resid_pdrop" if config.model_type == "gpt2" else "hidden_dropout_prob"
         assert getattr(again, field) == expected
+
+
+@pytest.mark.parametrize(
+    ("config", "limit"),
+    [
+        (bert_config(), 64),
+        (gpt2_config(), 64),
+        (roberta_config(pad_token_id=1), 64),  # two of its 66 rows are never used
+        (LlamaConfig(hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=8), None),
+    ],
+    ids=["bert", "gpt2", "roberta", "llama"],
+)
+def test_position_limit_is_what_the_checkpoint_can_count(config, limit):
+    config.vocab_size = 40
+    assert position_limit(AutoModel.from_config(config)) == limit
