@@ -5,12 +5,14 @@ The text checkpoint's own configuration stays whole in `backbone_config`; the fi
 """
 
 import copy
+import math
 
 from transformers import AutoConfig, PreTrainedConfig
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 ATTENTION = ("bidirectional", "causal")
 SUBSAMPLING = (2, 4, 8)
+ADAPTER_LAYERS = (0, 1, 2, 3, 4)
 
 
 class SpeechBertConfig(PreTrainedConfig):
@@ -23,7 +25,8 @@ class SpeechBertConfig(PreTrainedConfig):
         num_mel_bins: Features per frame that the front-end takes.
         sampling_rate: Rate of the audio in Hz.
         hop_length: Samples from one feature frame to the next.
-        frontend: Name of the front-end that stands in for the word embeddings: `conv1d` or `rnn`.
+        frontend: Name of the front-end that stands in for the word embeddings: `conv1d`, `conv2d`, `rnn` or `stack`.
+        adapter_layers: Conformer layers between the front-end and the text checkpoint, 0 to 4.
         subsampling: Frames per step of the transformer: 2, 4 or 8.
         attention: `bidirectional`, `causal`, or `None` for what the text checkpoint itself does.
         frontend_dropout: Dropout probability inside the front-end.
@@ -36,6 +39,9 @@ class SpeechBertConfig(PreTrainedConfig):
         mask_feature_prob: Share of the mel bins that the feature masks cover, overlaps counted twice.
         mask_feature_length: Mel bins that one feature mask covers.
         mask_feature_min_masks: Least number of feature masks for each utterance.
+        intermediate_ctc_weight: Share of the loss that the CTC loss of the middle layer has (arXiv:2102.03216).
+        consistency_weight: Weight of the difference between two views of each utterance under masks of their own,
+            for which training computes everything twice (CR-CTC, arXiv:2410.05101).
         ctc_loss_reduction: `mean` (each utterance's loss over its number of tokens, then the batch's mean) or `sum`.
 
     Raises:
@@ -57,6 +63,7 @@ class SpeechBertConfig(PreTrainedConfig):
     sampling_rate: int = 16_000
     hop_length: int = 160
     frontend: str = "conv1d"
+    adapter_layers: int = 0
     subsampling: int = 4
     attention: str | None = None
     frontend_dropout: float = 0.1
@@ -69,6 +76,8 @@ class SpeechBertConfig(PreTrainedConfig):
     mask_feature_prob: float = 0.2
     mask_feature_length: int = 10
     mask_feature_min_masks: int = 0
+    intermediate_ctc_weight: float = 0.0
+    consistency_weight: float = 0.0
     ctc_loss_reduction: str = "mean"
 
     def __post_init__(self, **kwargs: object) -> None:
@@ -81,11 +90,18 @@ class SpeechBertConfig(PreTrainedConfig):
             self.backbone_config = copy.deepcopy(self.backbone_config)  # the caller's stays as it is
         super().__post_init__(**kwargs)
         _require("subsampling", self.subsampling, SUBSAMPLING)
+        _require("adapter_layers", self.adapter_layers, ADAPTER_LAYERS)
         _require("attention", self.attention, (None, *ATTENTION))
         _require("ctc_loss_reduction", self.ctc_loss_reduction, ("mean", "sum"))
         for name in ("mask_time_length", "mask_feature_length"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it needs to be 1 or more")
+        if not 0 <= self.intermediate_ctc_weight < 1:
+            raise ValueError(
+                f"intermediate_ctc_weight is {self.intermediate_ctc_weight}; it needs to be a share from 0 to below 1"
+            )
+        if not 0 <= self.consistency_weight < math.inf:
+            raise ValueError(f"consistency_weight is {self.consistency_weight}; it needs to be a number from 0 up")
         if self.attention is None:
             self.attention = _native_attention(self.backbone_config)
         elif self.attention != _native_attention(self.backbone_config):

@@ -1,9 +1,16 @@
 """Audio front-ends: feature frames in, one vector per transformer step out, in place of word embeddings.
 
-A front-end is a module `(features, frame_lengths) -> (batch, steps, hidden)`. Each keeps two promises: it gives
-`output_lengths(frame_lengths, subsampling)` steps, and what stands behind an utterance's last frame changes nothing.
-To add one, write the class and name it in `FRONTENDS`.
+features (batch, frames, mels)
+  -> encode: what the front-ends differ in                        (batch, steps, channels)
+  -> linear projection to the text checkpoint's width             (batch, steps, hidden)
+  -> conformer layers, where `adapter_layers` asks for some       (batch, steps, hidden)
+  -> norm with the scale of the checkpoint's word embeddings      (batch, steps, hidden)
+
+Each front-end keeps two promises: it gives `output_lengths(frame_lengths, subsampling)` steps, and what stands behind
+an utterance's last frame changes nothing. To add one, write its `encode` and name the class in `FRONTENDS`.
 """
+
+import math
 
 import torch
 from torch import nn
@@ -12,6 +19,9 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 from .configuration_speechbert import SpeechBertConfig
 
 RNN_LAYERS = 2
+CHANNELS_2D = 64  # feature maps of the convolutions over time and frequency
+ADAPTER_HEAD_WIDTH = 64
+ADAPTER_KERNEL = 15  # steps that an adapter's convolution sees
 
 
 def output_lengths(frame_lengths: torch.Tensor | int, subsampling: int) -> torch.Tensor | int:
@@ -37,7 +47,41 @@ def length_mask(lengths: torch.Tensor, size: int) -> torch.Tensor:
     return torch.arange(size, device=lengths.device)[None, :] < lengths[:, None]
 
 
-class Conv1dFrontend(nn.Module):
+def zero_padding(hidden: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+    """`(batch, size, channels)` with zeros behind each row's length, as a convolution finds them behind a tensor."""
+    return hidden * length_mask(lengths, hidden.shape[1])[..., None].to(hidden.dtype)
+
+
+class Frontend(nn.Module):
+    """What all front-ends share: projection, adapters and the norm that stands for the word embeddings' scale.
+
+    Args:
+        config: The model's configuration.
+        channels: Width of what `encode` gives.
+    """
+
+    def __init__(self, config: SpeechBertConfig, channels: int) -> None:
+        super().__init__()
+        self.subsampling = config.subsampling
+        self.dropout = nn.Dropout(config.frontend_dropout)
+        self.projection = nn.Linear(channels, config.hidden_size)
+        self.adapters = nn.ModuleList(ConformerLayer(config) for _ in range(config.adapter_layers))
+        self.output_norm = nn.LayerNorm(config.hidden_size)
+
+    def encode(self, features: torch.Tensor, frame_lengths: torch.Tensor) -> torch.Tensor:
+        """Map `(batch, frames, mels)` to `(batch, steps, channels)`."""
+        raise NotImplementedError
+
+    def forward(self, features: torch.Tensor, frame_lengths: torch.Tensor) -> torch.Tensor:
+        """Map `(batch, frames, mels)` to `(batch, steps, hidden)`."""
+        hidden = self.projection(self.encode(features, frame_lengths))
+        step_lengths = output_lengths(frame_lengths, self.subsampling)
+        for adapter in self.adapters:
+            hidden = adapter(hidden, step_lengths)
+        return self.output_norm(hidden)
+
+
+class Conv1dFrontend(Frontend):
     """Convolutions over time of kernel 3 and stride 2, one for each halving of the frame rate.
 
     With causal attention the kernels see the present and the two past inputs; otherwise one input on either side.
@@ -45,43 +89,86 @@ class Conv1dFrontend(nn.Module):
     """
 
     def __init__(self, config: SpeechBertConfig) -> None:
-        super().__init__()
-        self.left_padding, self.right_padding = (2, 0) if config.attention == "causal" else (1, 1)
-        channels = [config.num_mel_bins] + [config.hidden_size] * (config.subsampling.bit_length() - 1)
+        super().__init__(config, config.hidden_size)
+        self.time_padding = (2, 0) if config.attention == "causal" else (1, 1)
+        channels = [config.num_mel_bins] + [config.hidden_size] * halvings(config)
         self.convolutions = nn.ModuleList(
             nn.Conv1d(inputs, outputs, kernel_size=3, stride=2)
             for inputs, outputs in zip(channels, channels[1:], strict=False)
         )
         self.norms = nn.ModuleList(nn.LayerNorm(config.hidden_size) for _ in self.convolutions)
-        self.dropout = nn.Dropout(config.frontend_dropout)
-        self.projection = nn.Linear(config.hidden_size, config.hidden_size)
-        self.output_norm = nn.LayerNorm(config.hidden_size)
 
-    def forward(self, features: torch.Tensor, frame_lengths: torch.Tensor) -> torch.Tensor:
+    def encode(self, features: torch.Tensor, frame_lengths: torch.Tensor) -> torch.Tensor:
         """Map `(batch, frames, mels)` to `(batch, steps, hidden)`."""
         hidden, lengths = features, frame_lengths
         for convolution, norm in zip(self.convolutions, self.norms, strict=True):
-            hidden = hidden * length_mask(lengths, hidden.shape[1])[..., None].to(hidden.dtype)
-            hidden = nn.functional.pad(hidden.transpose(1, 2), (self.left_padding, self.right_padding))
+            hidden = nn.functional.pad(zero_padding(hidden, lengths).transpose(1, 2), self.time_padding)
             hidden = convolution(hidden).transpose(1, 2)  # (batch, ceil(frames / 2), hidden)
             hidden = self.dropout(nn.functional.gelu(norm(hidden)))
             lengths = output_lengths(lengths, 2)
-        return self.output_norm(self.projection(hidden))  # (batch, steps, hidden)
+        return hidden
 
 
-class RnnFrontend(nn.Module):
-    """`subsampling` frames are stacked into one step, then two layers of gated recurrent units run over the steps.
+class Conv2dFrontend(Frontend):
+    """Convolutions over time and frequency of kernel 3 and stride 2, one for each halving of the frame rate.
+
+    The same kernel serves all mel bins, so that a sound is known again at another pitch. Those after the first are
+    separable into one over time and frequency and one over channels, as in FastConformer (arXiv:2305.05084).
+    """
+
+    def __init__(self, config: SpeechBertConfig) -> None:
+        bins = config.num_mel_bins
+        for _ in range(halvings(config)):
+            bins = output_lengths(bins, 2)
+        super().__init__(config, CHANNELS_2D * bins)
+        self.time_padding = (2, 0) if config.attention == "causal" else (1, 1)
+        self.convolutions = nn.ModuleList(
+            nn.Conv2d(1, CHANNELS_2D, 3, stride=2)
+            if index == 0
+            else nn.Sequential(
+                nn.Conv2d(CHANNELS_2D, CHANNELS_2D, 3, stride=2, groups=CHANNELS_2D),
+                nn.Conv2d(CHANNELS_2D, CHANNELS_2D, 1),
+            )
+            for index in range(halvings(config))
+        )
+
+    def encode(self, features: torch.Tensor, frame_lengths: torch.Tensor) -> torch.Tensor:
+        """Map `(batch, frames, mels)` to `(batch, steps, maps x bins)`."""
+        hidden, lengths = features[:, None], frame_lengths  # (batch, maps, frames, bins)
+        for convolution in self.convolutions:
+            hidden = hidden * length_mask(lengths, hidden.shape[2])[:, None, :, None].to(hidden.dtype)
+            hidden = nn.functional.gelu(convolution(nn.functional.pad(hidden, (1, 1, *self.time_padding))))
+            lengths = output_lengths(lengths, 2)
+        return self.dropout(hidden.transpose(1, 2).flatten(2))
+
+
+class StackFrontend(Frontend):
+    """`subsampling` frames are stacked into one step and go through one layer: the cheapest front-end.
+
+    What lies across the border of two steps is left to the adapters and the transformer.
+    """
+
+    def __init__(self, config: SpeechBertConfig) -> None:
+        super().__init__(config, config.hidden_size)
+        self.stacking = nn.Linear(config.num_mel_bins * config.subsampling, config.hidden_size)
+
+    def encode(self, features: torch.Tensor, frame_lengths: torch.Tensor) -> torch.Tensor:
+        """Map `(batch, frames, mels)` to `(batch, steps, hidden)`."""
+        stacked = stack_frames(zero_padding(features, frame_lengths), self.subsampling)
+        return self.dropout(nn.functional.gelu(self.stacking(stacked)))
+
+
+class RnnFrontend(StackFrontend):
+    """Stacked frames as in `StackFrontend`, then two layers of gated recurrent units over the steps.
 
     The recurrence runs both ways, or forwards only with causal attention.
     """
 
     def __init__(self, config: SpeechBertConfig) -> None:
-        super().__init__()
-        self.subsampling = config.subsampling
+        super().__init__(config)
         directions = 1 if config.attention == "causal" else 2
         if config.hidden_size % directions:
             raise ValueError(f"front-end rnn needs an even hidden size; the checkpoint's is {config.hidden_size}")
-        self.stacking = nn.Linear(config.num_mel_bins * config.subsampling, config.hidden_size)
         self.rnn = nn.GRU(
             config.hidden_size,
             config.hidden_size // directions,
@@ -90,28 +177,86 @@ class RnnFrontend(nn.Module):
             bidirectional=directions == 2,
             dropout=config.frontend_dropout,
         )
-        self.dropout = nn.Dropout(config.frontend_dropout)
-        self.projection = nn.Linear(config.hidden_size, config.hidden_size)
-        self.output_norm = nn.LayerNorm(config.hidden_size)
 
-    def forward(self, features: torch.Tensor, frame_lengths: torch.Tensor) -> torch.Tensor:
+    def encode(self, features: torch.Tensor, frame_lengths: torch.Tensor) -> torch.Tensor:
         """Map `(batch, frames, mels)` to `(batch, steps, hidden)`."""
-        batch, frames, mels = features.shape
-        steps = output_lengths(frames, self.subsampling)
-        hidden = features * length_mask(frame_lengths, frames)[..., None].to(features.dtype)
-        hidden = nn.functional.pad(hidden, (0, 0, 0, steps * self.subsampling - frames))
-        hidden = hidden.reshape(batch, steps, self.subsampling * mels)
-        hidden = self.dropout(nn.functional.gelu(self.stacking(hidden)))  # (batch, steps, hidden)
-        step_lengths = output_lengths(frame_lengths, self.subsampling)
-        packed = pack_padded_sequence(hidden, step_lengths.clamp(min=1).cpu(), batch_first=True, enforce_sorted=False)
-        hidden, _ = pad_packed_sequence(self.rnn(packed)[0], batch_first=True, total_length=steps)
-        return self.output_norm(self.projection(self.dropout(hidden)))  # (batch, steps, hidden)
+        hidden = super().encode(features, frame_lengths)
+        lengths = output_lengths(frame_lengths, self.subsampling).clamp(min=1).cpu()
+        packed = pack_padded_sequence(hidden, lengths, batch_first=True, enforce_sorted=False)
+        hidden, _ = pad_packed_sequence(self.rnn(packed)[0], batch_first=True, total_length=hidden.shape[1])
+        return self.dropout(hidden)
 
 
-FRONTENDS: dict[str, type[nn.Module]] = {"conv1d": Conv1dFrontend, "rnn": RnnFrontend}
+class ConformerLayer(nn.Module):
+    """A conformer layer (arXiv:2005.08100): half a feed-forward, attention, convolution, half a feed-forward.
+
+    It differs from the paper's so that it is sound in padded batches and cheap: layer norm in place of batch norm;
+    feed-forwards twice as wide as the model, not four times; and attention without positions, which its convolution
+    tells apart.
+    """
+
+    def __init__(self, config: SpeechBertConfig) -> None:
+        super().__init__()
+        width = config.hidden_size
+        self.heads = width // math.gcd(width, ADAPTER_HEAD_WIDTH)
+        self.is_causal = config.attention == "causal"
+        self.dropout = nn.Dropout(config.frontend_dropout)
+        self.feed_forwards = nn.ModuleList(
+            nn.Sequential(
+                nn.LayerNorm(width),
+                nn.Linear(width, 2 * width),
+                nn.SiLU(),
+                nn.Dropout(config.frontend_dropout),
+                nn.Linear(2 * width, width),
+            )
+            for _ in range(2)
+        )
+        self.attention_norm = nn.LayerNorm(width)
+        self.query_key_value = nn.Linear(width, 3 * width)
+        self.attention_output = nn.Linear(width, width)
+        self.convolution_norm = nn.LayerNorm(width)
+        self.gate = nn.Linear(width, 2 * width)
+        self.convolution = nn.Conv1d(width, width, ADAPTER_KERNEL, groups=width)
+        self.inner_norm = nn.LayerNorm(width)
+        self.convolution_output = nn.Linear(width, width)
+        self.output_norm = nn.LayerNorm(width)
+
+    def forward(self, hidden: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+        """Map `(batch, steps, hidden)` to the same shape; `lengths (batch,)` are the steps of each utterance."""
+        before, after = self.feed_forwards
+        hidden = hidden + 0.5 * self.dropout(before(hidden))
+        hidden = hidden + self.dropout(self._attend(self.attention_norm(hidden), lengths))
+        hidden = hidden + self.dropout(self._convolve(self.convolution_norm(hidden), lengths))
+        hidden = hidden + 0.5 * self.dropout(after(hidden))
+        return self.output_norm(hidden)
+
+    def _attend(self, hidden: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+        batch, steps, width = hidden.shape
+        split = self.query_key_value(hidden).view(batch, steps, 3, self.heads, width // self.heads)
+        query, key, value = split.permute(2, 0, 3, 1, 4)  # each (batch, heads, steps, width / heads)
+        mask = length_mask(lengths.clamp(min=1), steps)[:, None, None, :]  # (batch, 1, 1, steps)
+        if self.is_causal:
+            mask = mask & torch.ones(steps, steps, dtype=torch.bool, device=hidden.device).tril()
+        attended = nn.functional.scaled_dot_product_attention(query, key, value, attn_mask=mask)
+        return self.attention_output(attended.transpose(1, 2).reshape(batch, steps, width))
+
+    def _convolve(self, hidden: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+        hidden = zero_padding(nn.functional.glu(self.gate(hidden), dim=-1), lengths)
+        past = ADAPTER_KERNEL - 1 if self.is_causal else ADAPTER_KERNEL // 2
+        hidden = nn.functional.pad(hidden.transpose(1, 2), (past, ADAPTER_KERNEL - 1 - past))
+        hidden = self.convolution(hidden).transpose(1, 2)
+        return self.convolution_output(nn.functional.silu(self.inner_norm(hidden)))
 
 
-def build_frontend(config: SpeechBertConfig) -> nn.Module:
+FRONTENDS: dict[str, type[Frontend]] = {
+    "conv1d": Conv1dFrontend,
+    "conv2d": Conv2dFrontend,
+    "rnn": RnnFrontend,
+    "stack": StackFrontend,
+}
+
+
+def build_frontend(config: SpeechBertConfig) -> Frontend:
     """Make the front-end that `config.frontend` names.
 
     Raises:
@@ -122,8 +267,29 @@ def build_frontend(config: SpeechBertConfig) -> nn.Module:
     return FRONTENDS[config.frontend](config)
 
 
+def halvings(config: SpeechBertConfig) -> int:
+    """How often the frame rate is halved: 1, 2 or 3 times."""
+    return config.subsampling.bit_length() - 1
+
+
+def stack_frames(features: torch.Tensor, subsampling: int) -> torch.Tensor:
+    """Put neighbouring frames side by side, zeros behind the last.
+
+    Args:
+        features: `(batch, frames, mels)`.
+        subsampling: Frames in a step.
+
+    Returns:
+        `(batch, ceil(frames / subsampling), subsampling x mels)`.
+    """
+    batch, frames, mels = features.shape
+    steps = output_lengths(frames, subsampling)
+    padded = nn.functional.pad(features, (0, 0, 0, steps * subsampling - frames))
+    return padded.reshape(batch, steps, subsampling * mels)
+
+
 @torch.no_grad()
-def match_embedding_scale(frontend: nn.Module, embeddings: torch.Tensor) -> None:
+def match_embedding_scale(frontend: Frontend, embeddings: torch.Tensor) -> None:
     """Start the front-end's last normalisation with the mean and deviation of the word embeddings in each dimension.
 
     The pre-trained layers behind expect that scale; an output of unit variance is some twenty times too loud for BERT

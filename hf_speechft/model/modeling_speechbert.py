@@ -43,7 +43,7 @@ class SpeechBertPreTrainedModel(PreTrainedModel):
     input_modalities = ("audio",)
     accepts_loss_kwargs = False
     supports_gradient_checkpointing = True
-    _no_split_modules = ["Conv1dFrontend", "RnnFrontend"]
+    _no_split_modules = ["Conv1dFrontend", "Conv2dFrontend", "RnnFrontend", "StackFrontend"]
     _supports_sdpa = True
     _supports_flash_attn = True
     _supports_flex_attn = True
@@ -239,12 +239,39 @@ class SpeechBertForCTC(SpeechBertPreTrainedModel):
             ValueError: A label lies outside the vocabulary or is the blank, or an utterance has fewer steps than its
                 labels need.
         """
-        outputs = self.speechbert(input_features, attention_mask, **kwargs)
+        outputs = self._forward_view(input_features, attention_mask, labels, **kwargs)
+        if self.training and labels is not None and self.config.consistency_weight > 0:
+            other = self._forward_view(input_features, attention_mask, labels, **kwargs)
+            step_lengths = self.step_lengths(input_features, attention_mask)
+            inconsistency = self.inconsistency(outputs.logits, other.logits, step_lengths, labels)
+            outputs.loss = (outputs.loss + other.loss) / 2 + self.config.consistency_weight * inconsistency
+        return outputs
+
+    def _forward_view(
+        self,
+        input_features: torch.Tensor,
+        attention_mask: torch.Tensor | None,
+        labels: torch.Tensor | None,
+        output_hidden_states: bool | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> CausalLMOutput:
+        """Logits and loss of one pass, which in training sees the utterances under masks of its own."""
+        wanted = self.config.output_hidden_states if output_hidden_states is None else output_hidden_states
+        middle_share = self.config.intermediate_ctc_weight if self.training and labels is not None else 0.0
+        outputs = self.speechbert(
+            input_features, attention_mask, output_hidden_states=wanted or middle_share > 0, **kwargs
+        )
         logits = self.head(self.dropout(outputs.last_hidden_state))  # (batch, steps, vocab)
         loss = None
         if labels is not None:
-            loss = self.ctc_loss(logits, self.step_lengths(input_features, attention_mask), labels)
-        return CausalLMOutput(loss, logits, outputs.hidden_states, outputs.attentions)
+            step_lengths = self.step_lengths(input_features, attention_mask)
+            loss = self.ctc_loss(logits, step_lengths, labels)
+        if middle_share > 0:
+            middle = outputs.hidden_states[len(outputs.hidden_states) // 2]
+            middle = nn.functional.layer_norm(middle, middle.shape[-1:])  # some checkpoints norm after the last layer
+            middle_loss = self.ctc_loss(self.head(self.dropout(middle)), step_lengths, labels)
+            loss = (1 - middle_share) * loss + middle_share * middle_loss
+        return CausalLMOutput(loss, logits, outputs.hidden_states if wanted else None, outputs.attentions)
 
     @torch.no_grad()
     def generate(
@@ -290,7 +317,6 @@ class SpeechBertForCTC(SpeechBertPreTrainedModel):
             ValueError: As `forward`.
         """
         is_label = labels >= 0
-        token_lengths = is_label.sum(dim=-1)
         blank = self.config.pad_token_id
         check_labels(labels, is_label, step_lengths, blank, self.config.vocab_size)
         log_probs = nn.functional.log_softmax(logits, dim=-1, dtype=torch.float32).transpose(0, 1)
@@ -299,10 +325,36 @@ class SpeechBertForCTC(SpeechBertPreTrainedModel):
                 log_probs,  # (steps, batch, vocab)
                 labels.masked_fill(~is_label, blank),
                 step_lengths,
-                token_lengths,
+                is_label.sum(dim=-1),
                 blank=blank,
                 reduction=self.config.ctc_loss_reduction,
             )
+
+    def inconsistency(
+        self, logits: torch.Tensor, other: torch.Tensor, step_lengths: torch.Tensor, labels: torch.Tensor
+    ) -> torch.Tensor:
+        """How far two views of the same utterances disagree: CR-CTC's loss (Yao et al., 2024, equation 5).
+
+        Each view's distributions are the target of the other's, by Kullback-Leibler divergence in float32.
+
+        Args:
+            logits: Of one view, `(batch, steps, vocab)`.
+            other: Of the other view, of the same shape.
+            step_lengths: `(batch,)`.
+            labels: `(batch, tokens)`; `mean` divides an utterance's sum by their number, as the CTC loss does.
+
+        Returns:
+            A scalar, reduced as the CTC loss is.
+        """
+        views = [nn.functional.log_softmax(view, dim=-1, dtype=torch.float32) for view in (logits, other)]
+        divergence = sum(
+            nn.functional.kl_div(view, target.detach(), log_target=True, reduction="none").sum(dim=-1) / 2
+            for view, target in (views, views[::-1])
+        )  # (batch, steps)
+        sums = (divergence * length_mask(step_lengths, logits.shape[1])).sum(dim=-1)
+        if self.config.ctc_loss_reduction == "sum":
+            return sums.sum()
+        return (sums / (labels >= 0).sum(dim=-1).clamp(min=1)).mean()
 
 
 def check_labels(

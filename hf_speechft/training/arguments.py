@@ -42,7 +42,10 @@ class ModelArguments:
     feature_type: str = field(default="fbank", metadata={"help": "Features: 'fbank', 'mfcc' or 'log_mel'."})
     feature_size: int = field(default=80, metadata={"help": "Features per frame."})
     sampling_rate: int = field(default=16_000, metadata={"help": "Rate in Hz that audio is brought to."})
-    frontend: str = field(default="conv1d", metadata={"help": "Front-end: 'conv1d' or 'rnn'."})
+    frontend: str = field(default="conv1d", metadata={"help": "Front-end: 'conv1d', 'conv2d', 'rnn' or 'stack'."})
+    adapter_layers: int = field(
+        default=0, metadata={"help": "Conformer layers between the front-end and the text checkpoint, 0 to 4."}
+    )
     subsampling: int = field(default=4, metadata={"help": "Frames (10 ms) per step of the transformer: 2, 4 or 8."})
     attention: str | None = field(
         default=None, metadata={"help": "'bidirectional', 'causal', or nothing for the checkpoint's own direction."}
@@ -58,6 +61,16 @@ class ModelArguments:
     mask_time_length: int = field(default=20, metadata={"help": "SpecAugment: frames in a time mask."})
     mask_feature_prob: float = field(default=0.2, metadata={"help": "SpecAugment: share of mel bins under masks."})
     mask_feature_length: int = field(default=10, metadata={"help": "SpecAugment: mel bins in a mask."})
+    intermediate_ctc_weight: float = field(
+        default=0.0, metadata={"help": "Share of the loss for the CTC loss of the middle layer, such as 0.3."}
+    )
+    consistency_weight: float = field(
+        default=0.0,
+        metadata={
+            "help": "CR-CTC: weight of the difference between two masked views of each utterance, such as 0.2; an "
+            "update takes twice the time."
+        },
+    )
     rescoring_model: str | None = field(
         default=None,
         metadata={
@@ -128,6 +141,13 @@ class SpeechTrainingArguments(TrainingArguments):
         },
     )
     step_lr_gamma: float = field(default=0.1, metadata={"help": "Factor of the decay in steps."})
+    average_checkpoints: int = field(
+        default=1,
+        metadata={
+            "help": "At the end, average the weights of so many of the best checkpoints that --save_total_limit left; "
+            "the average is taken unless the best one alone is better on the validation split."
+        },
+    )
     early_stopping_patience: int = field(
         default=0, metadata={"help": "Stop after so many evaluations without a better WER; 0 never stops early."}
     )
@@ -172,7 +192,7 @@ class SpeechTrainingArguments(TrainingArguments):
 
     def _check_numbers(self) -> None:
         counts = ("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps")
-        for name in (*counts, "beam_width", "lm_order"):
+        for name in (*counts, "beam_width", "lm_order", "average_checkpoints"):
             if getattr(self, name) < 1:
                 raise ValueError(f"--{name} is {getattr(self, name)}; it needs to be 1 or more")
         for name in ("learning_rate", "new_learning_rate"):
@@ -193,6 +213,13 @@ class SpeechTrainingArguments(TrainingArguments):
         if best is not None and (best.removeprefix("eval_") not in METRICS or self.greater_is_better):
             known = ", ".join(METRICS)
             raise ValueError(f"--metric_for_best_model is {best!r}; choose one of {known}, of which less is better")
+        averaged, limit = self.average_checkpoints, self.save_total_limit
+        if averaged > 1 and not self.load_best_model_at_end:
+            raise ValueError(f"--average_checkpoints {averaged} needs --load_best_model_at_end, to know the best")
+        if averaged > 1 and limit is not None and limit < averaged:
+            raise ValueError(
+                f"--average_checkpoints is {averaged}, and --save_total_limit keeps {limit}; raise it to {averaged}"
+            )
         if self.early_stopping_patience and (best is None or self.eval_strategy == "no"):
             raise ValueError("--early_stopping_patience needs evaluations: give --eval_strategy epoch or steps")
 

@@ -34,6 +34,7 @@ from hf_speechft.training.arguments import (
     SpeechTrainingArguments,
     parse_arguments,
 )
+from hf_speechft.training.averaging import average_best
 from hf_speechft.training.checkpoints import find_start, is_trained, record_arguments, remove_run
 from hf_speechft.training.decode import Decoding, DecodingPlan, decode_finally
 from hf_speechft.training.recogniser import (
@@ -161,6 +162,7 @@ class FineTuning:
                 remove_run(self.folder)
             record_arguments(self.arguments)
         self._train()
+        averaged = average_best(self.trainer, self.splits["validation"], self.training_arguments.average_checkpoints)
         predictions = self._decode_test()
         if not self.trainer.is_world_process_zero():
             return {}
@@ -181,6 +183,7 @@ class FineTuning:
             optimizer_steps=self.trainer.state.global_step,
             epochs=round(self.trainer.state.epoch, 2),
             minutes=minutes_trained(self.trainer.state),
+            averaged=averaged,
         )
         metrics: dict[str, object] = {}
         save_atomically(self.folder, lambda folder: metrics.update(write_report(folder, self.arguments, facts)))

@@ -45,6 +45,7 @@ def adopt_speechbert(model: ModelArguments) -> ModelArguments:
         "feature_size": extractor.feature_size,
         "sampling_rate": extractor.sampling_rate,
         "frontend": config.frontend,
+        "adapter_layers": config.adapter_layers,
         "subsampling": config.subsampling,
         "attention": config.attention,
     }
@@ -88,6 +89,8 @@ def make_model(model: ModelArguments, processor: SpeechBertProcessor) -> SpeechB
         "mask_time_length": model.mask_time_length,
         "mask_feature_prob": model.mask_feature_prob,
         "mask_feature_length": model.mask_feature_length,
+        "intermediate_ctc_weight": model.intermediate_ctc_weight,
+        "consistency_weight": model.consistency_weight,
     }
     if is_speechbert(model):
         recogniser = _load_recogniser(model, processor, regularisation)
@@ -97,6 +100,7 @@ def make_model(model: ModelArguments, processor: SpeechBertProcessor) -> SpeechB
             processor=processor,
             revision=model.model_revision,
             frontend=model.frontend,
+            adapter_layers=model.adapter_layers,
             subsampling=model.subsampling,
             attention=model.attention,
             body_dropout=model.body_dropout,

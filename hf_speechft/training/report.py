@@ -19,7 +19,7 @@ from hf_speechft.scoring.bootstrap import bootstrap_interval, paired_bootstrap
 from hf_speechft.scoring.curves import plot_training_curves
 from hf_speechft.scoring.metrics import ErrorCounts, count_errors, total
 from hf_speechft.sharing.card import CardFacts, ResultFacts, SampleFacts, SplitFacts, render_card
-from hf_speechft.training.arguments import PACKAGED_MINILM, Arguments
+from hf_speechft.training.arguments import PACKAGED_MINILM, Arguments, ModelArguments
 from hf_speechft.training.checkpoints import METRICS_FILE
 from hf_speechft.training.decode import Decoding
 
@@ -57,6 +57,7 @@ class RunFacts:
         optimizer_steps: Updates made.
         epochs: Epochs made.
         minutes: Minutes from the first update to the last, evaluations included.
+        averaged: Checkpoints whose weights were averaged; none where the weights are the best checkpoint's.
     """
 
     parameters: int
@@ -70,6 +71,7 @@ class RunFacts:
     optimizer_steps: int
     epochs: float
     minutes: float
+    averaged: Sequence[str] = ()
 
 
 def write_report(folder: Path, arguments: Arguments, facts: RunFacts) -> dict[str, object]:
@@ -136,6 +138,7 @@ def _metrics(
             "optimizer_steps": facts.optimizer_steps,
             "epochs": facts.epochs,
             "parameters": facts.parameters,
+            "averaged_checkpoints": list(facts.averaged),
             "peak_memory_gb": peak_memory_gb(),
             "hardware": describe_hardware(),
             "versions": _versions(),
@@ -200,7 +203,7 @@ def _card_facts(arguments: Arguments, facts: RunFacts, results: Sequence[ResultF
         parameters=facts.parameters,
         goes_on=facts.goes_on,
         initialisation=None if facts.goes_on else "pre-trained text checkpoint; front-end and head new",
-        frontend=model.frontend,
+        frontend=_frontend(model),
         subsampling=model.subsampling,
         attention=facts.attention,
         vocabulary=model.vocabulary,
@@ -217,7 +220,7 @@ def _card_facts(arguments: Arguments, facts: RunFacts, results: Sequence[ResultF
         learning_rate=training.learning_rate,
         head_learning_rate=training.new_learning_rate,
         augmentation=_augmentation(arguments),
-        more_settings=_more_settings(arguments) | _decoding_settings(facts.decodings),
+        more_settings=_more_settings(arguments, facts.averaged) | _decoding_settings(facts.decodings),
         precision="bfloat16" if training.bf16 else "float32",
         seed=training.seed,
         hardware=describe_hardware(),
@@ -225,6 +228,10 @@ def _card_facts(arguments: Arguments, facts: RunFacts, results: Sequence[ResultF
         command=command_line(),
         versions=_versions(),
     )
+
+
+def _frontend(model: ModelArguments) -> str:
+    return f"{model.frontend}, {model.adapter_layers} conformer layers" if model.adapter_layers else model.frontend
 
 
 def _augmentation(arguments: Arguments) -> str:
@@ -237,8 +244,13 @@ def _augmentation(arguments: Arguments) -> str:
     return masks if data.speed_factors == [1.0] else f"{masks}; speeds {speeds}"
 
 
-def _more_settings(arguments: Arguments) -> dict[str, str]:
+def _more_settings(arguments: Arguments, averaged: Sequence[str]) -> dict[str, str]:
     model, _, training = arguments
+    used = {
+        "intermediate CTC, share": model.intermediate_ctc_weight,
+        "consistency of two views (CR-CTC), weight": model.consistency_weight,
+        "checkpoints averaged": len(averaged),
+    }
     body = "the checkpoint's own" if model.body_dropout is None else f"{model.body_dropout:g}"
     return {
         "warm-up": f"{training.warmup_steps:g} {'of the updates' if training.warmup_steps < 1 else 'updates'}",
@@ -247,7 +259,7 @@ def _more_settings(arguments: Arguments) -> dict[str, str]:
         "gradient norm at most": f"{training.max_grad_norm:g}",
         "dropout, front-end and head": f"{model.dropout:g}",
         "dropout, body": body,
-    }
+    } | {name: f"{value:g}" for name, value in used.items() if value}
 
 
 def _decoding_settings(decodings: Sequence[Decoding]) -> dict[str, str]:

@@ -8,7 +8,9 @@ from transformers import BertConfig
 
 from hf_speechft import SpeechBertConfig
 from hf_speechft.model.frontend_speechbert import (
+    ADAPTER_KERNEL,
     FRONTENDS,
+    ConformerLayer,
     build_frontend,
     length_mask,
     match_embedding_scale,
@@ -18,7 +20,7 @@ from hf_speechft.model.frontend_speechbert import (
 MELS = 6
 
 
-def make_frontend(name="conv1d", subsampling=4, attention="bidirectional", hidden=16):
+def make_frontend(name="conv1d", subsampling=4, attention="bidirectional", hidden=16, adapter_layers=0):
     torch.manual_seed(0)
     text_config = BertConfig(hidden_size=hidden, num_attention_heads=1)
     config = SpeechBertConfig(
@@ -27,11 +29,13 @@ def make_frontend(name="conv1d", subsampling=4, attention="bidirectional", hidde
         frontend=name,
         subsampling=subsampling,
         attention=attention,
+        adapter_layers=adapter_layers,
     )
     return build_frontend(config).eval()
 
 
 every_frontend = pytest.mark.parametrize("name", sorted(FRONTENDS))
+every_number_of_adapters = pytest.mark.parametrize("adapter_layers", [0, 2])
 every_subsampling = pytest.mark.parametrize("subsampling", [2, 4, 8])
 every_attention = pytest.mark.parametrize("attention", ["bidirectional", "causal"])
 
@@ -60,22 +64,24 @@ def test_length_mask_is_true_within_lengths(lengths, size):
     assert mask.tolist() == [[place < length for place in range(size)] for length in lengths]
 
 
+@every_number_of_adapters
 @every_attention
 @every_subsampling
 @every_frontend
-def test_frontend_makes_output_lengths_steps(name, subsampling, attention):
-    frontend = make_frontend(name, subsampling, attention)
+def test_frontend_makes_output_lengths_steps(name, subsampling, attention, adapter_layers):
+    frontend = make_frontend(name, subsampling, attention, adapter_layers=adapter_layers)
     for frames in range(1, 2 * subsampling + 3):
         steps = frontend(torch.randn(2, frames, MELS), torch.tensor([frames, 1]))
         assert steps.shape == (2, output_lengths(frames, subsampling), 16)
         assert torch.isfinite(steps).all()
 
 
+@every_number_of_adapters
 @every_attention
 @every_subsampling
 @every_frontend
-def test_frontend_is_invariant_to_padding_and_what_it_holds(name, subsampling, attention):
-    frontend = make_frontend(name, subsampling, attention)
+def test_frontend_is_invariant_to_padding_and_what_it_holds(name, subsampling, attention, adapter_layers):
+    frontend = make_frontend(name, subsampling, attention, adapter_layers=adapter_layers)
     torch.manual_seed(1)
     for frames in range(1, 2 * subsampling + 3):
         clip = torch.randn(1, frames, MELS)
@@ -96,17 +102,19 @@ def frames_heard(frontend, step, frames):
     return heard[0], heard[-1]
 
 
+@pytest.mark.parametrize("name", ["conv1d", "conv2d"])
 @every_subsampling
-def test_conv1d_bidirectional_hears_its_frames_and_as_many_before(subsampling):
-    frontend = make_frontend("conv1d", subsampling)
+def test_convolutions_bidirectional_hear_their_frames_and_as_many_before(name, subsampling):
+    frontend = make_frontend(name, subsampling)
     step, ahead = 5, subsampling - 1
     first = subsampling * step
     assert frames_heard(frontend, step, 12 * subsampling) == (first - ahead, first + ahead)
 
 
+@pytest.mark.parametrize("name", ["conv1d", "conv2d"])
 @every_subsampling
-def test_conv1d_causal_hears_no_frame_after_its_first(subsampling):
-    frontend = make_frontend("conv1d", subsampling, "causal")
+def test_convolutions_causal_hear_no_frame_after_their_first(name, subsampling):
+    frontend = make_frontend(name, subsampling, "causal")
     step, before = 5, 2 * (subsampling - 1)
     first = subsampling * step
     assert frames_heard(frontend, step, 12 * subsampling) == (first - before, first)
@@ -122,6 +130,55 @@ def test_rnn_bidirectional_hears_everything():
     assert frames_heard(make_frontend("rnn", 4), 5, 48) == (0, 47)
 
 
+@every_attention
+@every_subsampling
+def test_stack_hears_its_own_frames(subsampling, attention):
+    first = 5 * subsampling
+    frontend = make_frontend("stack", subsampling, attention)
+    assert frames_heard(frontend, 5, 12 * subsampling) == (first, first + subsampling - 1)
+
+
+def test_adapters_hear_everything_or_the_past_only():
+    frames = 4 * 40
+    assert frames_heard(make_frontend("stack", adapter_layers=1), 20, frames) == (0, frames - 1)
+    assert frames_heard(make_frontend("stack", attention="causal", adapter_layers=2), 20, frames) == (0, 4 * 21 - 1)
+
+
+@pytest.mark.parametrize("is_causal", [False, True])
+def test_adapter_attention_matches_torch(is_causal):
+    torch.manual_seed(0)
+    text_config = BertConfig(hidden_size=128, num_attention_heads=4)
+    attention = "causal" if is_causal else "bidirectional"
+    layer = ConformerLayer(SpeechBertConfig(backbone_config=text_config, attention=attention)).eval()
+    reference = torch.nn.MultiheadAttention(128, layer.heads, batch_first=True).eval()
+    reference.in_proj_weight.data, reference.in_proj_bias.data = (
+        layer.query_key_value.weight,
+        layer.query_key_value.bias,
+    )
+    reference.out_proj.load_state_dict(layer.attention_output.state_dict())
+    hidden, lengths = torch.randn(2, 9, 128), torch.tensor([9, 4])
+    future = torch.ones(9, 9, dtype=torch.bool).triu(1) if is_causal else None
+    expected, _ = reference(hidden, hidden, hidden, key_padding_mask=~length_mask(lengths, 9), attn_mask=future)
+    torch.testing.assert_close(layer._attend(hidden, lengths), expected, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("is_causal", [False, True])
+def test_adapter_convolution_matches_a_sum_over_neighbours(is_causal):
+    torch.manual_seed(0)
+    text_config = BertConfig(hidden_size=16, num_attention_heads=4)
+    attention = "causal" if is_causal else "bidirectional"
+    layer = ConformerLayer(SpeechBertConfig(backbone_config=text_config, attention=attention)).eval()
+    hidden = torch.randn(1, 20, 16)
+    gated = torch.nn.functional.glu(layer.gate(hidden), dim=-1)[0]
+    kernel = layer.convolution.weight[:, 0]  # (width, kernel)
+    first = 1 - ADAPTER_KERNEL if is_causal else -(ADAPTER_KERNEL // 2)
+    for step in (0, 7, 19):
+        heard = [(tap, step + first + tap) for tap in range(ADAPTER_KERNEL) if 0 <= step + first + tap < 20]
+        summed = layer.convolution.bias + sum(kernel[:, tap] * gated[place] for tap, place in heard)
+        expected = layer.convolution_output(torch.nn.functional.silu(layer.inner_norm(summed)))
+        torch.testing.assert_close(layer._convolve(hidden, torch.tensor([20]))[0, step], expected, atol=1e-5, rtol=0)
+
+
 def test_frontend_dropout_is_in_training_only():
     frontend = make_frontend()
     features, lengths = torch.randn(1, 40, MELS), torch.tensor([40])
@@ -131,7 +188,7 @@ def test_frontend_dropout_is_in_training_only():
 
 
 def test_build_frontend_unknown_name_raises():
-    with pytest.raises(ValueError, match="frontend is 'conv3d'; it needs to be one of conv1d, rnn"):
+    with pytest.raises(ValueError, match="frontend is 'conv3d'; it needs to be one of conv1d, conv2d, rnn, stack"):
         make_frontend("conv3d")
 
 

@@ -343,6 +343,72 @@ def test_check_labels_many_short_rows_names_five():
         check_labels(labels, labels >= 0, torch.full((9,), 2), blank=0, vocab_size=VOCAB)
 
 
+def make_learner(**fields):
+    """A model in training without dropout; masks only if asked for."""
+    text_config = bert_config(hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0, num_hidden_layers=4)
+    undisturbed = {"frontend_dropout": 0.0, "head_dropout": 0.0, "apply_spec_augment": False}
+    return make_model(**{"backbone_config": text_config, **undisturbed, **fields}).train()
+
+
+LABELS = torch.tensor([[3, 4, 4], [5, 6, -100]])
+
+
+def test_intermediate_ctc_is_a_share_of_the_loss_in_training():
+    model = make_learner(intermediate_ctc_weight=0.3)
+    features, mask = make_batch(60, 40)
+    outputs = model(features, mask, labels=LABELS)
+    assert outputs.hidden_states is None
+    hidden_states = model.speechbert(features, mask, output_hidden_states=True).hidden_states
+    middle = hidden_states[2]  # of the embeddings and four layers
+    middle = (middle - middle.mean(-1, keepdim=True)) / (middle.var(-1, unbiased=False, keepdim=True) + 1e-5).sqrt()
+    lengths = model.step_lengths(features, mask)
+    last, inner = (model.ctc_loss(model.head(hidden), lengths, LABELS) for hidden in (hidden_states[-1], middle))
+    torch.testing.assert_close(outputs.loss, 0.7 * last + 0.3 * inner)
+    torch.testing.assert_close(model.eval()(features, mask, labels=LABELS).loss, last)
+
+
+def test_intermediate_ctc_keeps_hidden_states_that_were_asked_for():
+    model = make_learner(intermediate_ctc_weight=0.3)
+    outputs = model(*make_batch(60, 40), labels=LABELS, output_hidden_states=True)
+    assert len(outputs.hidden_states) == 5
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum"])
+def test_inconsistency_matches_kullback_leibler_step_by_step(reduction):
+    model = make_learner(ctc_loss_reduction=reduction)
+    torch.manual_seed(3)
+    logits, other = torch.randn(2, 2, 15, VOCAB)
+    total = torch.tensor(0.0)
+    for row, (steps, tokens) in enumerate([(15, 3), (10, 2)]):
+        for step in range(steps):
+            p, q = logits[row, step].softmax(-1), other[row, step].softmax(-1)
+            symmetric = ((p * (p / q).log()).sum() + (q * (q / p).log()).sum()) / 2
+            total += symmetric / (2 * tokens) if reduction == "mean" else symmetric
+    inconsistency = model.inconsistency(logits, other, torch.tensor([15, 10]), LABELS)
+    torch.testing.assert_close(inconsistency, total)
+
+
+def test_consistency_of_equal_views_is_the_plain_loss():
+    features, mask = make_batch(60, 40)
+    expected = make_learner()(features, mask, labels=LABELS).loss
+    torch.testing.assert_close(make_learner(consistency_weight=0.2)(features, mask, labels=LABELS).loss, expected)
+
+
+def test_consistency_compares_two_masked_views_in_training_only():
+    model = make_learner(consistency_weight=0.2, apply_spec_augment=True, mask_time_prob=0.5, mask_time_length=4)
+    features, mask = make_batch(60, 40)
+    torch.manual_seed(5)
+    loss = model(features, mask, labels=LABELS).loss
+    torch.manual_seed(5)
+    one, other = (model(features, mask).logits for _ in range(2))
+    lengths = model.step_lengths(features, mask)
+    assert not torch.equal(one, other)
+    plain = (model.ctc_loss(one, lengths, LABELS) + model.ctc_loss(other, lengths, LABELS)) / 2
+    torch.testing.assert_close(loss, plain + 0.2 * model.inconsistency(one, other, lengths, LABELS))
+    logits = model.eval()(features, mask).logits
+    torch.testing.assert_close(model(features, mask, labels=LABELS).loss, model.ctc_loss(logits, lengths, LABELS))
+
+
 # SpecAugment
 
 

@@ -176,6 +176,9 @@ def test_command_line_with_an_unknown_argument_raises(argv, message):
         ({"length_column_name": "seconds"}, "leave .*--length_column_name out"),
         ({"metric_for_best_model": "bleu"}, "--metric_for_best_model is 'bleu'; choose one of wer, cer, loss"),
         ({"greater_is_better": True}, "of which less is better"),
+        ({"average_checkpoints": 0}, "--average_checkpoints is 0; it needs to be 1 or more"),
+        ({"average_checkpoints": 3}, "--average_checkpoints is 3, and --save_total_limit keeps 2; raise it to 3"),
+        ({"average_checkpoints": 2, "load_best_model_at_end": False}, "2 needs --load_best_model_at_end"),
         (
             {"early_stopping_patience": 2, "eval_strategy": "no", "load_best_model_at_end": False},
             "--early_stopping_patience needs evaluations: give --eval_strategy epoch or steps",

@@ -241,8 +241,9 @@ def write_gpt2(folder):
             "train_sampling_strategy": "random",
         },
         {"attention": "causal", "dataloader_num_workers": 1},
+        {"frontend": "conv2d", "adapter_layers": 1, "intermediate_ctc_weight": 0.3, "consistency_weight": 0.2},
     ],
-    ids=["native", "rnn", "speeds", "step_lr", "causal"],
+    ids=["native", "rnn", "speeds", "step_lr", "causal", "adapters"],
 )
 def test_run_with_other_options_saves_a_model_that_reproduces_its_predictions(argv, tmp_path, corpus, options):
     main(argv(tmp_path / "run", max_steps=2, new_learning_rate=0.05, **options))
@@ -257,6 +258,24 @@ def check_predictions(folder, corpus):
         text = processor.batch_decode(model.generate(**clip), skip_special_tokens=True)[0]
         assert text == row["hypothesis"]
         assert rate_hz == model.config.sampling_rate
+
+
+def test_run_averages_its_best_checkpoints(argv, tmp_path, corpus):
+    options = {"average_checkpoints": 3, "save_total_limit": 3, "num_train_epochs": 3, "frontend": "stack"}
+    main(argv(tmp_path / "run", **LEARNING | options | {"adapter_layers": 2, "intermediate_ctc_weight": 0.2}))
+    check_predictions(tmp_path / "run", corpus)
+    averaged = read_metrics(tmp_path / "run")["training"]["averaged_checkpoints"]
+    card = (tmp_path / "run" / "README.md").read_text()
+    assert "stack, 2 conformer layers" in card
+    assert "intermediate CTC, share" in card
+    weights = load_file(tmp_path / "run" / "model.safetensors")["head.weight"]
+    if averaged:
+        assert "checkpoints averaged" in card
+        each = [load_file(tmp_path / "run" / name / "model.safetensors")["head.weight"] for name in averaged]
+        torch.testing.assert_close(weights, sum(each) / len(each))
+    else:  # the best checkpoint alone was better
+        state = json.loads(next((tmp_path / "run").glob("checkpoint-*/trainer_state.json")).read_text())
+        assert state["best_model_checkpoint"]
 
 
 def test_run_with_speed_factors_trains_on_every_speed(argv, tmp_path):

@@ -1,3 +1,5 @@
+"""What a run trains: text checkpoints found and refused, recognisers that go on learning."""
+
 import json
 import logging
 
