@@ -14,9 +14,10 @@ import soundfile
 
 pytest.importorskip("espeakng_loader", reason="the demo extra (espeakng-loader) is not installed")
 
-from hf_speechft.data import demo
-from hf_speechft.data.demo import SPEAKERS, demo_checkpoint, list_sentences, load_demo, plan_corpus, render_utterance
+from hf_speechft.data import demo, spoken
+from hf_speechft.data.demo import demo_checkpoint, list_sentences, load_demo, plan_corpus
 from hf_speechft.data.speak import Speaker, list_variants
+from hf_speechft.data.spoken import SPEAKERS, SPLITS, Utterance, render_utterance
 from hf_speechft.data.text import normalize_text
 
 ROOT = Path(__file__).parents[2]
@@ -49,11 +50,11 @@ def small(cache_dir) -> datasets.DatasetDict:
 
 
 @pytest.fixture(scope="module")
-def default_plan() -> list[demo.Utterance]:
+def default_plan() -> list[Utterance]:
     return plan_corpus()
 
 
-def words_of(plan: list[demo.Utterance], split: str) -> collections.Counter:
+def words_of(plan: list[Utterance], split: str) -> collections.Counter:
     return collections.Counter(word for item in plan if item.split == split for word in item.text.split())
 
 
@@ -74,7 +75,7 @@ def test_list_sentences_are_plain_and_already_normalized():
 
 def test_plan_corpus_splits_share_no_speaker_and_no_sentence(default_plan):
     for kind in ("voice", "text"):
-        sets = {split: {getattr(item, kind) for item in default_plan if item.split == split} for split in demo.SPLITS}
+        sets = {split: {getattr(item, kind) for item in default_plan if item.split == split} for split in SPLITS}
         assert not sets["train"] & sets["test"]
         assert not sets["train"] & sets["validation"]
         assert not sets["validation"] & sets["test"]
@@ -203,7 +204,7 @@ def test_load_demo_leaves_room_for_ctc_at_25_steps_a_second(small):
 
 
 def test_load_demo_second_call_reads_the_cache(small, cache_dir, monkeypatch):
-    monkeypatch.setattr(demo, "_write_corpus", lambda *arguments: pytest.fail("the corpus was written again"))
+    monkeypatch.setattr(spoken, "_write_corpus", lambda *arguments: pytest.fail("the corpus was written again"))
     again = load_demo(cache_dir=cache_dir, **SMALL)
     assert {split: dataset[:] for split, dataset in again.items()} == {s: dataset[:] for s, dataset in small.items()}
 
