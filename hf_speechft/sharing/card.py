@@ -88,6 +88,7 @@ class CardFacts:
     parameters: int | None = None
     goes_on: bool = False  # the checkpoint was a recogniser already
     initialisation: str | None = None
+    warmup: str | None = None  # the stage on synthetic speech
     frontend: str | None = None
     subsampling: int | None = None
     attention: str | None = None
@@ -265,6 +266,7 @@ def _recipe_rows(facts: CardFacts) -> list[tuple[str, str]]:
     settings = {
         "recogniser at the start" if facts.goes_on else "text checkpoint": facts.text_checkpoint,
         **({} if facts.goes_on else {"initialisation of the body": facts.initialisation}),
+        **({} if facts.warmup is None else {"first stage, synthetic speech": facts.warmup}),
         "parameters": None if facts.parameters is None else f"{facts.parameters:,}",
         "front-end": facts.frontend,
         "subsampling": None if facts.subsampling is None else f"{facts.subsampling}x",
@@ -297,6 +299,8 @@ def _limits(facts: CardFacts) -> list[str]:
     training = next((split for split in facts.splits if split.name == "train"), None)
     amount = f"{training.duration_s / 3600:.2f} hours of speech" if training else "speech"
     heard = f"and before that on what the card of {facts.text_checkpoint} says" if facts.goes_on else "and on no other"
+    if facts.warmup is not None:
+        heard = heard.replace("and on no other", "and before that on synthetic speech, as the recipe says")
     ancestor = "The text checkpoint that it was first made from" if facts.goes_on else "The text checkpoint"
     limits = [
         f"It was trained on {amount} from {_in_line(facts.dataset_name)} {heard}. Expect more errors than in "

@@ -17,6 +17,7 @@ logger = logging.getLogger(__name__)
 # fnmatch patterns over paths relative to the folder; "*" crosses "/".
 IGNORE_PATTERNS = (
     "checkpoint-*/*",
+    "warmup/*",
     "global_step*/*",
     "optimizer.pt",
     "scheduler.pt",

@@ -114,6 +114,17 @@ class DataArguments:
             "transcripts are; by default the training transcripts."
         },
     )
+    warmup_corpus: str | None = field(
+        default=None,
+        metadata={
+            "help": "Text that espeak-ng speaks for a first stage on synthetic speech: a file with a sentence a line, "
+            "or 'train' for the training transcripts. Needs the demo extra."
+        },
+    )
+    warmup_utterances: int = field(default=1500, metadata={"help": "Utterances of that stage; lines come in turn."})
+    warmup_language: str | None = field(
+        default=None, metadata={"help": "espeak-ng's name of the text's language, such as 'de'; English by default."}
+    )
     cache_dir: str | None = field(default=None, metadata={"help": "Where downloads and the demo corpus are kept."})
 
 
@@ -141,6 +152,9 @@ class SpeechTrainingArguments(TrainingArguments):
         },
     )
     step_lr_gamma: float = field(default=0.1, metadata={"help": "Factor of the decay in steps."})
+    warmup_epochs: float = field(
+        default=9.0, metadata={"help": "Epochs over synthetic speech, where --warmup_corpus is given."}
+    )
     average_checkpoints: int = field(
         default=1,
         metadata={
@@ -198,6 +212,8 @@ class SpeechTrainingArguments(TrainingArguments):
         for name in ("learning_rate", "new_learning_rate"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise ValueError(f"--{name} is {getattr(self, name)}; it needs to be a number from 0 up")
+        if not self.warmup_epochs > 0:
+            raise ValueError(f"--warmup_epochs is {self.warmup_epochs}; it needs to be above 0")
         if self.step_lr_epochs is not None and not self.step_lr_epochs > 0:
             raise ValueError(f"--step_lr_epochs is {self.step_lr_epochs}; it needs to be above 0")
 

@@ -10,6 +10,7 @@ from hf_speechft.training.arguments import Arguments
 ARGUMENTS_FILE = "arguments.json"
 METRICS_FILE = "metrics.json"
 STATE_FILE = "trainer_state.json"
+WARMUP_FOLDER = "warmup"  # checkpoint of the stage on synthetic speech
 # Arguments that do not change what is learned.
 VOLATILE = {"output_dir", "overwrite_output_dir", "resume_from_checkpoint", "logging_dir", "run_name", "disable_tqdm"}
 VOLATILE |= {"push_to_hub", "hub_model_id", "hub_token", "hub_private_repo", "report_to", "local_rank", "cache_dir"}
@@ -39,7 +40,7 @@ def find_start(arguments: Arguments) -> str | None:
     asked = training.resume_from_checkpoint
     if asked and str(asked).lower() != "true":
         if not _is_whole(Path(asked)):
-            others = ", ".join(path.name for path in _whole_checkpoints(folder)) or "none"
+            others = ", ".join(path.name for path in whole_checkpoints(folder)) or "none"
             raise ValueError(f"{asked} is no whole checkpoint, as it lacks {STATE_FILE}; those in {folder}: {others}")
         return str(asked)
     if training.overwrite_output_dir:
@@ -49,13 +50,13 @@ def find_start(arguments: Arguments) -> str | None:
         raise ValueError(
             f"{folder} holds a finished run; choose another --output_dir, or replace it with --overwrite_output_dir"
         )
-    checkpoints = _whole_checkpoints(folder)
-    if not checkpoints:
+    checkpoints = whole_checkpoints(folder)
+    if not checkpoints and not whole_checkpoints(folder / WARMUP_FOLDER):
         if asked:
             raise ValueError(f"--resume_from_checkpoint was given, but {folder} holds no whole checkpoint")
         return None
     _check_same_arguments(folder, arguments)
-    return str(checkpoints[-1])
+    return str(checkpoints[-1]) if checkpoints else None
 
 
 def _check_source_stays(source: str, folder: Path) -> None:
@@ -113,7 +114,8 @@ def _is_whole(checkpoint: Path) -> bool:
     return True
 
 
-def _whole_checkpoints(folder: Path) -> list[Path]:
+def whole_checkpoints(folder: Path) -> list[Path]:
+    """Checkpoints in a folder that were saved to their end, the oldest first."""
     return [path for path in _checkpoints(folder) if _is_whole(path)]
 
 
@@ -121,5 +123,6 @@ def remove_run(folder: Path) -> None:
     """Remove what `find_start` would find of an earlier run: its checkpoints, arguments and metrics."""
     for checkpoint in _checkpoints(folder):
         shutil.rmtree(checkpoint)
+    shutil.rmtree(folder / WARMUP_FOLDER, ignore_errors=True)
     for name in (METRICS_FILE, ARGUMENTS_FILE):
         (folder / name).unlink(missing_ok=True)

@@ -8,6 +8,7 @@ import logging
 import math
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import datasets
@@ -46,6 +47,7 @@ from hf_speechft.training.recogniser import (
 )
 from hf_speechft.training.report import Prediction, RunFacts, write_report
 from hf_speechft.training.trainer import SpeechTrainer, TrainingClock, error_rates, minutes_trained
+from hf_speechft.training.warmup import speak_corpus, warm_up, warmup_facts
 
 logger = logging.getLogger(__name__)
 
@@ -116,6 +118,7 @@ class FineTuning:
         set_seed(self.training_arguments.seed)
         with self.training_arguments.main_process_first(desc="loading the corpus"):
             corpus = read_corpus(self.data_arguments, self.training_arguments.seed)
+            self.spoken = speak_corpus(self.data_arguments, corpus["train"]["text"][:], self.training_arguments.seed)
         try:
             self.processor = make_processor(self.model_arguments, self.data_arguments, corpus["train"]["text"])
             model = make_model(self.model_arguments, self.processor)
@@ -123,6 +126,8 @@ class FineTuning:
             name = self.model_arguments.model_name_or_path
             raise ValueError(f"text checkpoint {name!r} cannot be loaded: {' '.join(str(error).split())}") from error
         self.splits, self.reports = select_utterances(corpus, self.processor, model, self.data_arguments)
+        if self.spoken is not None:
+            self.spoken, _ = keep_learnable(self.spoken, self.processor, model, self.data_arguments, name="warm-up")
         self.lm_lines = read_lm_text(self.data_arguments, corpus)
         self.trainer = self._make_trainer(model)
 
@@ -161,6 +166,8 @@ class FineTuning:
             if self.training_arguments.overwrite_output_dir and not self.checkpoint:
                 remove_run(self.folder)
             record_arguments(self.arguments)
+        if self.spoken is not None and not self.checkpoint:
+            warm_up(self.trainer.model, self.processor, self.spoken, self.training_arguments)
         self._train()
         averaged = average_best(self.trainer, self.splits["validation"], self.training_arguments.average_checkpoints)
         predictions = self._decode_test()
@@ -171,6 +178,9 @@ class FineTuning:
         decodings, decoder = self._decode_by_beam_search(model)
         if decoder is not None:
             save_atomically(self.folder, lambda folder: decoder.save_pretrained(folder / DECODER_FOLDER))
+        warmup = None
+        if self.spoken is not None:
+            warmup = warmup_facts(self.data_arguments, self.spoken, self.training_arguments)
         facts = RunFacts(
             parameters=model.num_parameters(),
             vocabulary_size=model.config.vocab_size,
@@ -184,6 +194,7 @@ class FineTuning:
             epochs=round(self.trainer.state.epoch, 2),
             minutes=minutes_trained(self.trainer.state),
             averaged=averaged,
+            warmup=warmup,
         )
         metrics: dict[str, object] = {}
         save_atomically(self.folder, lambda folder: metrics.update(write_report(folder, self.arguments, facts)))
@@ -301,27 +312,11 @@ def select_utterances(
     Raises:
         ValueError: A split has nothing left.
     """
-    extractor, config = processor.feature_extractor, model.config
-    step_s = config.inputs_to_logits_ratio / config.sampling_rate
-    shortest_s = (extractor.frame_length + 1) / extractor.sampling_rate
-    longest_s = model.speechbert.max_steps * step_s if model.speechbert.max_steps else math.inf
-    slowest, fastest = min(data.speed_factors), max(data.speed_factors)
-
-    def count_steps(duration_s: float) -> int:
-        samples = math.floor(duration_s / fastest * extractor.sampling_rate)
-        return output_lengths(extractor.frame_count(samples), config.subsampling)
-
-    train, report = filter_corpus(
-        corpus["train"],
-        min_duration_s=max(data.min_duration_s, shortest_s) * fastest,
-        max_duration_s=min(data.max_duration_s, longest_s) * slowest,
-        count_steps=count_steps,
-        count_needed_steps=lambda text: count_needed_steps(processor, text),
-        name="train",
-    )
+    train, report = keep_learnable(corpus["train"], processor, model, data, speeds=data.speed_factors, name="train")
     splits, reports = {"train": train}, {"train": report}
     if data.speed_factors != [1.0]:
         splits["train"] = expand_speeds(train, data.speed_factors)
+    shortest_s, longest_s = duration_limits(processor, model)
     for name in EVALUATED:
         kept, reports[name] = filter_corpus(
             corpus[name], min_duration_s=shortest_s, max_duration_s=longest_s, name=name
@@ -329,6 +324,47 @@ def select_utterances(
         durations = kept["duration_s"]
         splits[name] = kept.select(sorted(range(len(kept)), key=durations.__getitem__))  # little padding in a batch
     return splits, reports
+
+
+def keep_learnable(
+    dataset: Dataset,
+    processor: SpeechBertProcessor,
+    model: SpeechBertForCTC,
+    data: DataArguments,
+    *,
+    speeds: Sequence[float] = (1.0,),
+    name: str,
+) -> tuple[Dataset, FilterReport]:
+    """Drop what is unreadable, empty, too short, too long or cannot be aligned, at any of the speeds.
+
+    Raises:
+        ValueError: Nothing is left.
+    """
+    extractor, config = processor.feature_extractor, model.config
+    shortest_s, longest_s = duration_limits(processor, model)
+    slowest, fastest = min(speeds), max(speeds)
+
+    def count_steps(duration_s: float) -> int:
+        samples = math.floor(duration_s / fastest * extractor.sampling_rate)
+        return output_lengths(extractor.frame_count(samples), config.subsampling)
+
+    return filter_corpus(
+        dataset,
+        min_duration_s=max(data.min_duration_s, shortest_s) * fastest,
+        max_duration_s=min(data.max_duration_s, longest_s) * slowest,
+        count_steps=count_steps,
+        count_needed_steps=lambda text: count_needed_steps(processor, text),
+        name=name,
+    )
+
+
+def duration_limits(processor: SpeechBertProcessor, model: SpeechBertForCTC) -> tuple[float, float]:
+    """Seconds of the shortest and of the longest clip that the model takes."""
+    extractor, config = processor.feature_extractor, model.config
+    shortest_s = (extractor.frame_length + 1) / extractor.sampling_rate
+    max_steps = model.speechbert.max_steps
+    longest_s = max_steps * config.inputs_to_logits_ratio / config.sampling_rate if max_steps else math.inf
+    return shortest_s, longest_s
 
 
 def count_needed_steps(processor: SpeechBertProcessor, text: str) -> int:

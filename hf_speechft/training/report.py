@@ -22,6 +22,7 @@ from hf_speechft.sharing.card import CardFacts, ResultFacts, SampleFacts, SplitF
 from hf_speechft.training.arguments import PACKAGED_MINILM, Arguments, ModelArguments
 from hf_speechft.training.checkpoints import METRICS_FILE
 from hf_speechft.training.decode import Decoding
+from hf_speechft.training.warmup import WarmupFacts
 
 PREDICTIONS_FILE = "predictions.jsonl"
 CURVES_FILE = "training_curves.png"
@@ -57,6 +58,7 @@ class RunFacts:
         optimizer_steps: Updates made.
         epochs: Epochs made.
         minutes: Minutes from the first update to the last, evaluations included.
+        warmup: The stage on synthetic speech, if there was one.
         averaged: Checkpoints whose weights were averaged; none where the weights are the best checkpoint's.
     """
 
@@ -72,6 +74,7 @@ class RunFacts:
     epochs: float
     minutes: float
     averaged: Sequence[str] = ()
+    warmup: WarmupFacts | None = None
 
 
 def write_report(folder: Path, arguments: Arguments, facts: RunFacts) -> dict[str, object]:
@@ -139,6 +142,7 @@ def _metrics(
             "epochs": facts.epochs,
             "parameters": facts.parameters,
             "averaged_checkpoints": list(facts.averaged),
+            "warmup": asdict(facts.warmup) if facts.warmup else None,
             "peak_memory_gb": peak_memory_gb(),
             "hardware": describe_hardware(),
             "versions": _versions(),
@@ -203,6 +207,7 @@ def _card_facts(arguments: Arguments, facts: RunFacts, results: Sequence[ResultF
         parameters=facts.parameters,
         goes_on=facts.goes_on,
         initialisation=None if facts.goes_on else "pre-trained text checkpoint; front-end and head new",
+        warmup=_warmup(facts.warmup),
         frontend=_frontend(model),
         subsampling=model.subsampling,
         attention=facts.attention,
@@ -224,9 +229,19 @@ def _card_facts(arguments: Arguments, facts: RunFacts, results: Sequence[ResultF
         precision="bfloat16" if training.bf16 else "float32",
         seed=training.seed,
         hardware=describe_hardware(),
-        training_minutes=facts.minutes,
+        training_minutes=facts.minutes + (facts.warmup.minutes if facts.warmup else 0.0),
         command=command_line(),
         versions=_versions(),
+    )
+
+
+def _warmup(warmup: WarmupFacts | None) -> str | None:
+    if warmup is None:
+        return None
+    hours = warmup.duration_s / 3600
+    return (
+        f"{warmup.utterances} utterances ({hours:.2f} hours) of {warmup.text}, spoken by espeak-ng; "
+        f"{warmup.epochs:g} epochs, {warmup.minutes:.1f} minutes"
     )
 
 

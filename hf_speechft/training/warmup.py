@@ -1,0 +1,148 @@
+"""A first stage on synthetic speech: espeak-ng speaks a text, and the model learns from it before it hears people.
+
+Synthetic speech is free and unlimited. What it teaches (which sounds a letter has, and to align them) is what a small
+real corpus spends its first epochs on. Compare Rosenberg et al., "Speech Recognition with Augmented Synthesized
+Speech", 2019 (arXiv:1909.11699).
+"""
+
+import copy
+import dataclasses
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+
+from datasets import Dataset
+from transformers import TrainerState, set_seed
+
+from hf_speechft import SpeechBertForCTC, SpeechBertProcessor
+from hf_speechft.data.collate import SpeechCollator
+from hf_speechft.data.spoken import load_spoken, plan_lines
+from hf_speechft.data.text import normalize_text
+from hf_speechft.training.arguments import DataArguments, SpeechTrainingArguments
+from hf_speechft.training.checkpoints import STATE_FILE, WARMUP_FOLDER, is_trained, whole_checkpoints
+from hf_speechft.training.trainer import SpeechTrainer, TrainingClock, minutes_trained
+
+logger = logging.getLogger(__name__)
+
+TRANSCRIPTS = "train"
+
+
+@dataclass(frozen=True)
+class WarmupFacts:
+    """What a report says about the stage: its text, utterances, seconds of speech, epochs and minutes."""
+
+    text: str
+    utterances: int
+    duration_s: float
+    epochs: float
+    minutes: float
+
+
+def speak_corpus(data: DataArguments, transcripts: list[str], seed: int) -> Dataset | None:
+    """Speak the text that `--warmup_corpus` names.
+
+    Args:
+        data: Names the text, how many utterances to speak and their language.
+        transcripts: Of the training split, for the corpus `train`. Other lines need to be written with their
+            characters, since others would be units that real speech never teaches.
+        seed: Of voices, speeds and noise.
+
+    Returns:
+        Utterances as those of `load_corpus`; None where there is no such stage.
+
+    Raises:
+        ValueError: The file is missing, or none of its lines can be used.
+        ImportError: espeakng-loader is not installed.
+    """
+    if data.warmup_corpus is None:
+        return None
+    lines = transcripts if data.warmup_corpus == TRANSCRIPTS else _read_lines(data, transcripts)
+    plan = plan_lines(
+        [line for line in lines if line.strip()], data.warmup_utterances, seed=seed, language=data.warmup_language
+    )
+    return load_spoken(plan, name="warm-up", seed=seed, cache_dir=data.cache_dir)["train"]
+
+
+def _read_lines(data: DataArguments, transcripts: list[str]) -> list[str]:
+    path = Path(data.warmup_corpus)
+    if not path.is_file():
+        raise ValueError(
+            f"--warmup_corpus {path}: no such file; give a text file with one sentence a line, or {TRANSCRIPTS!r} for "
+            "the training transcripts"
+        )
+    given = [normalize_text(line, data.text_normalizer) for line in path.read_text(encoding="utf-8").splitlines()]
+    given = [line for line in given if line]
+    known = set().union(*transcripts)
+    lines = [line for line in given if known.issuperset(line)]
+    if len(lines) < len(given):
+        foreign = "".join(sorted(set().union(*given) - known))
+        logger.warning(
+            "%s: %d of %d lines left out, for characters that no training transcript has: %s",
+            *(path, len(given) - len(lines), len(given), foreign),
+        )
+    if not lines:
+        raise ValueError(f"--warmup_corpus {path} holds no line in the characters of the training transcripts")
+    return lines
+
+
+def warm_up(
+    model: SpeechBertForCTC,
+    processor: SpeechBertProcessor,
+    spoken: Dataset,
+    training: SpeechTrainingArguments,
+) -> None:
+    """Train a model on spoken text, in place; a stage that was interrupted goes on, one that was finished is read.
+
+    Args:
+        model: Gets the weights at the end of the stage.
+        processor: The model's.
+        spoken: From `speak_corpus`.
+        training: Of the run; the stage has the same learning rates, and a schedule and `--warmup_epochs` of its own.
+    """
+    folder = Path(training.output_dir) / WARMUP_FOLDER
+    learner = copy.deepcopy(model)  # a model that a Trainer has prepared is not prepared again
+    trainer = SpeechTrainer(
+        model=learner,
+        args=dataclasses.replace(
+            training,
+            output_dir=str(folder),
+            num_train_epochs=training.warmup_epochs,
+            max_steps=-1,
+            eval_strategy="no",
+            logging_strategy="epoch",  # each checkpoint knows its minutes
+            save_strategy="epoch",
+            save_total_limit=1,
+            load_best_model_at_end=False,
+            metric_for_best_model=None,
+            early_stopping_patience=0,
+            average_checkpoints=1,
+            step_lr_epochs=None,
+        ),
+        data_collator=SpeechCollator(processor),
+        train_dataset=spoken,
+        processing_class=processor,
+        callbacks=[TrainingClock()],
+    )
+    checkpoints = whole_checkpoints(folder)
+    last = str(checkpoints[-1]) if checkpoints else None
+    if last and is_trained(last):
+        trainer.restore(last)
+    else:
+        trainer.train(resume_from_checkpoint=last)
+    model.load_state_dict(trainer.accelerator.unwrap_model(learner).state_dict())
+    set_seed(training.seed)  # what follows is the same whether the stage was trained now or before
+
+
+def warmup_facts(data: DataArguments, spoken: Dataset, training: SpeechTrainingArguments) -> WarmupFacts | None:
+    """What was learned from in the stage; nothing where the run went on from a checkpoint of another folder."""
+    checkpoints = whole_checkpoints(Path(training.output_dir) / WARMUP_FOLDER)
+    if not checkpoints:
+        return None
+    state = TrainerState.load_from_json(str(checkpoints[-1] / STATE_FILE))
+    return WarmupFacts(
+        text="the training transcripts" if data.warmup_corpus == TRANSCRIPTS else Path(data.warmup_corpus).name,
+        utterances=len(spoken),
+        duration_s=sum(spoken["duration_s"]),
+        epochs=round(state.epoch, 2),
+        minutes=minutes_trained(state),
+    )
