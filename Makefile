@@ -2,7 +2,7 @@
 
 # Everything that training, the built-in corpus and the tests need, into the active environment.
 install:
-	python -m pip install -e ".[train,demo,dev]"
+	python -m pip install -e ".[train,demo,lora,dev]"
 	pre-commit install
 
 check:

@@ -17,6 +17,7 @@ PACKAGED_MINILM = "minilm"
 RECIPE_ENDINGS = (".yaml", ".yml", ".json")
 SAMPLING_STRATEGIES = ("random", "sequential", "group_by_length", "batch_rebalance")
 METRICS = ("wer", "cer", "loss")
+METHODS = ("full", "staged", "lora", "layernorm", "frozen", "random")
 DEMO_RECIPE = Path(__file__).parents[2] / "recipes" / "demo.yaml"
 
 
@@ -144,6 +145,13 @@ class SpeechTrainingArguments(TrainingArguments):
             "SpeechBERT that goes on learning are best given the body's."
         },
     )
+    method: str = field(
+        default="full",
+        metadata={
+            "help": "What of the pre-trained body learns: 'full', 'staged', 'lora', 'layernorm', 'frozen'; or "
+            "'random', the control that starts from random weights."
+        },
+    )
     step_lr_epochs: float | None = field(
         default=None,
         metadata={
@@ -221,6 +229,10 @@ class SpeechTrainingArguments(TrainingArguments):
         if self.train_sampling_strategy not in SAMPLING_STRATEGIES:
             known = ", ".join(SAMPLING_STRATEGIES)
             raise ValueError(f"--train_sampling_strategy is {self.train_sampling_strategy!r}; choose one of {known}")
+        if self.method not in METHODS:
+            raise ValueError(f"--method is {self.method!r}; choose one of {', '.join(METHODS)}")
+        if self.method == "staged" and self.step_lr_epochs is not None:
+            raise ValueError("--method staged has a schedule for each layer; leave --step_lr_epochs out")
         if self.remove_unused_columns or self.length_column_name != "duration_s":
             raise ValueError(
                 "leave --remove_unused_columns and --length_column_name out: the collator needs all columns"

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import torch
 from datasets import Dataset
+from safetensors.torch import load_file
 
-from hf_speechft import SpeechBertForCTC
 from hf_speechft.training.trainer import SpeechTrainer
 
 logger = logging.getLogger(__name__)
@@ -72,10 +72,11 @@ def best_checkpoints(
 
 
 def average_weights(checkpoints: Sequence[Path]) -> dict[str, torch.Tensor]:
-    """Mean in float32 of each weight over checkpoints of one model; one of them is in memory at a time."""
+    """Mean in float32 of each weight over checkpoints of one model; one file is in memory at a time."""
     mean: dict[str, torch.Tensor] = {}
     for path in checkpoints:
-        for name, weight in SpeechBertForCTC.from_pretrained(path).state_dict().items():
-            if weight.is_floating_point():
-                mean[name] = mean.get(name, 0) + weight.float() / len(checkpoints)
+        for file in path.glob("*.safetensors"):  # one, or the shards of a large model
+            for name, weight in load_file(file).items():
+                if weight.is_floating_point():
+                    mean[name] = mean.get(name, 0) + weight.float() / len(checkpoints)
     return mean

@@ -38,6 +38,7 @@ from hf_speechft.training.arguments import (
 from hf_speechft.training.averaging import average_best
 from hf_speechft.training.checkpoints import find_start, is_trained, record_arguments, remove_run
 from hf_speechft.training.decode import Decoding, DecodingPlan, decode_finally
+from hf_speechft.training.methods import apply_method, merge_lora
 from hf_speechft.training.recogniser import (
     adopt_speechbert,
     find_rescoring_model,
@@ -106,6 +107,9 @@ class FineTuning:
         self.goes_on = is_speechbert(self.model_arguments)
         if self.goes_on:
             self.model_arguments = adopt_speechbert(self.model_arguments)
+            if self.training_arguments.method == "random":
+                name = self.model_arguments.model_name_or_path
+                raise ValueError(f"--method random needs a text checkpoint; {name} is a SpeechBERT")
         self.rescoring_model = find_rescoring_model(self.model_arguments, self.goes_on)
         self.arguments = arguments = (self.model_arguments, self.data_arguments, self.training_arguments)
         self.folder = Path(self.training_arguments.output_dir)
@@ -125,6 +129,7 @@ class FineTuning:
         except (OSError, SafetensorError) as error:
             name = self.model_arguments.model_name_or_path
             raise ValueError(f"text checkpoint {name!r} cannot be loaded: {' '.join(str(error).split())}") from error
+        apply_method(model, self.training_arguments.method)
         self.splits, self.reports = select_utterances(corpus, self.processor, model, self.data_arguments)
         if self.spoken is not None:
             self.spoken, _ = keep_learnable(self.spoken, self.processor, model, self.data_arguments, name="warm-up")
@@ -170,10 +175,11 @@ class FineTuning:
             warm_up(self.trainer.model, self.processor, self.spoken, self.training_arguments)
         self._train()
         averaged = average_best(self.trainer, self.splits["validation"], self.training_arguments.average_checkpoints)
+        model = self.trainer.accelerator.unwrap_model(self.trainer.model)
+        merge_lora(model)
         predictions = self._decode_test()
         if not self.trainer.is_world_process_zero():
             return {}
-        model = self.trainer.accelerator.unwrap_model(self.trainer.model)
         save_atomically(self.folder, lambda folder: self._save(model, folder))
         decodings, decoder = self._decode_by_beam_search(model)
         if decoder is not None:

@@ -268,6 +268,7 @@ def _more_settings(arguments: Arguments, averaged: Sequence[str]) -> dict[str, s
     }
     body = "the checkpoint's own" if model.body_dropout is None else f"{model.body_dropout:g}"
     return {
+        "training method": training.method,
         "warm-up": f"{training.warmup_steps:g} {'of the updates' if training.warmup_steps < 1 else 'updates'}",
         "weight decay": f"{training.weight_decay:g}",
         "Adam's betas": f"{training.adam_beta1:g}, {training.adam_beta2:g}",

@@ -17,7 +17,7 @@ from hf_speechft.scoring.metrics import CER, WER
 from hf_speechft.sharing.save import FULL_BELOW_BYTES, SaveError
 from hf_speechft.training.arguments import SpeechTrainingArguments
 from hf_speechft.training.checkpoints import STATE_FILE
-from hf_speechft.training.optim import group_parameters, step_schedule
+from hf_speechft.training.optim import group_parameters, hold_waiting_groups, step_schedule
 
 
 class SpeechTrainer(Trainer):
@@ -37,6 +37,7 @@ class SpeechTrainer(Trainer):
                 new_learning_rate=self.args.new_learning_rate,
                 weight_decay=self.args.weight_decay,
                 decayed=self.get_decay_parameter_names(unwrapped),
+                staged=self.args.method == "staged",
             )
             self.optimizer = optimizer_class(groups, **options)
         return self.optimizer
@@ -45,8 +46,13 @@ class SpeechTrainer(Trainer):
         self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None
     ) -> torch.optim.lr_scheduler.LRScheduler:
         """Make the schedule: decay in steps where `--step_lr_epochs` is given, else `--lr_scheduler_type`."""
-        if self.args.step_lr_epochs is None or self.lr_scheduler is not None:
-            return super().create_scheduler(num_training_steps, optimizer)
+        if self.lr_scheduler is not None:
+            return self.lr_scheduler
+        if self.args.step_lr_epochs is None:
+            scheduler = super().create_scheduler(num_training_steps, optimizer)
+            if self.args.method == "staged":
+                hold_waiting_groups(scheduler, num_training_steps)
+            return scheduler
         self.lr_scheduler = step_schedule(
             self.optimizer if optimizer is None else optimizer,
             steps_per_decay=max(1, round(self._updates_per_epoch() * self.args.step_lr_epochs)),

@@ -9,7 +9,7 @@ from transformers import BertConfig
 
 from hf_speechft import SpeechBertConfig, SpeechBertForCTC
 from hf_speechft.training.arguments import SpeechTrainingArguments
-from hf_speechft.training.optim import group_parameters, step_schedule
+from hf_speechft.training.optim import group_parameters, hold_waiting_groups, step_schedule
 from hf_speechft.training.trainer import SpeechTrainer
 
 
@@ -146,3 +146,62 @@ def test_create_scheduler_cosine_warms_up_and_falls_to_zero_for_both_rates(model
     steps = torch.arange(41.0)
     cosine = 3e-4 * 0.5 * (1 + torch.cos(torch.pi * (steps - 4) / 36))
     torch.testing.assert_close(rates[:, 0], torch.where(steps < 4, 3e-4 * steps / 4, cosine))
+
+
+# Staged training
+
+
+@pytest.fixture
+def deep_model():
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 16, "num_hidden_layers": 3, "num_attention_heads": 2, "intermediate_size": 32}
+    return SpeechBertForCTC(SpeechBertConfig(backbone_config=BertConfig(**sizes, vocab_size=30), vocab_size=6))
+
+
+def test_group_parameters_staged_layers_far_from_the_output_learn_slower(deep_model):
+    groups = group_parameters(
+        deep_model, learning_rate=1.0, new_learning_rate=5.0, weight_decay=0.0, decayed=[], staged=True
+    )
+    rates = {parameter: group["lr"] for group in groups for parameter in group["params"]}
+    assert set(rates) == set(deep_model.parameters())
+    backbone = deep_model.speechbert.backbone
+    for index, layer in enumerate(backbone.encoder.layer):
+        assert {rates[parameter] for parameter in layer.parameters()} == {0.9 ** (2 - index)}
+    assert {rates[parameter] for parameter in backbone.embeddings.parameters()} == {0.9**2}
+    assert rates[deep_model.head.weight] == 5.0
+
+
+def test_staged_body_stands_still_at_first_but_for_its_norms(deep_model, tmp_path):
+    trainer = make_trainer(
+        deep_model,
+        tmp_path,
+        rows=40,
+        method="staged",
+        lr_scheduler_type="constant",
+        learning_rate=0.1,
+        num_train_epochs=1,
+    )
+    trainer.create_optimizer_and_scheduler(num_training_steps=10)
+    layer = deep_model.speechbert.backbone.encoder.layer[2]
+    watched = {
+        "waits": layer.attention.self.query.weight,
+        "norm": layer.output.LayerNorm.weight,
+        "head": deep_model.head.weight,
+    }
+    moved = {name: [] for name in watched}
+    for _ in range(4):
+        before = {name: parameter.detach().clone() for name, parameter in watched.items()}
+        for parameter in deep_model.parameters():
+            parameter.grad = torch.ones_like(parameter)
+        trainer.optimizer.step()
+        trainer.lr_scheduler.step()
+        for name, parameter in watched.items():
+            moved[name].append(not torch.equal(parameter, before[name]))
+    assert moved["waits"] == [False, False, True, True]  # a fifth of ten updates
+    assert moved["norm"] == moved["head"] == [True] * 4
+
+
+def test_staged_with_a_schedule_that_is_no_function_of_the_update_raises():
+    optimizer = torch.optim.SGD([{"params": [nn.Parameter(torch.ones(1))], "waits": True}], lr=0.1)
+    with pytest.raises(ValueError, match="--method staged needs a schedule such as"):
+        hold_waiting_groups(torch.optim.lr_scheduler.StepLR(optimizer, step_size=2), 10)
