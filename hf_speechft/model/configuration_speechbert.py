@@ -26,6 +26,8 @@ class SpeechBertConfig(PreTrainedConfig):
         frontend: Name of the front-end that stands in for the word embeddings: `conv1d` or `rnn`.
         subsampling: Frames per step of the transformer: 2, 4 or 8.
         attention: `bidirectional`, `causal`, or `None` for what the text checkpoint itself does.
+        max_positions: Steps that learned positions are stretched to by linear interpolation; `None` for the
+            checkpoint's own.
         frontend_dropout: Dropout probability inside the front-end.
         head_dropout: Dropout probability before the CTC head.
         initializer_range: Standard deviation that new weights are drawn with.
@@ -59,6 +61,7 @@ class SpeechBertConfig(PreTrainedConfig):
     frontend: str = "conv1d"
     subsampling: int = 4
     attention: str | None = None
+    max_positions: int | None = None
     frontend_dropout: float = 0.1
     head_dropout: float = 0.1
     initializer_range: float = 0.02
@@ -95,8 +98,19 @@ class SpeechBertConfig(PreTrainedConfig):
 
     @property
     def hidden_size(self) -> int:
-        """Width of the transformer, which is the width of the front-end's output."""
+        """Width of the transformer's layers."""
         return self.backbone_config.hidden_size
+
+    @property
+    def embedding_size(self) -> int:
+        """Width of `inputs_embeds`, which the front-end makes; ALBERT, ELECTRA and OPT project it to their own."""
+        names = ("embedding_size", "word_embed_proj_dim", "hidden_size")
+        return next(size for name in names if (size := getattr(self.backbone_config, name, None)))
+
+    @property
+    def output_size(self) -> int:
+        """Width of the transformer's output, which the head takes; OPT projects it back to its embeddings' width."""
+        return getattr(self.backbone_config, "word_embed_proj_dim", None) or self.hidden_size
 
     @property
     def num_hidden_layers(self) -> int:
@@ -125,15 +139,18 @@ def _text_config(fields: dict) -> PreTrainedConfig:
 
 
 def _native_attention(backbone_config: PreTrainedConfig) -> str:
-    """Direction that the text checkpoint was trained with: masked language models look both ways."""
+    """Direction that the text checkpoint was trained with."""
+    is_decoder = getattr(backbone_config, "is_decoder", False)
+    return "causal" if is_decoder else family_attention(backbone_config.model_type)
+
+
+def family_attention(model_type: str) -> str:
+    """Direction that the models of a family are trained with: masked language models look both ways."""
     from transformers.models.auto.modeling_auto import (
         MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
         MODEL_FOR_MASKED_LM_MAPPING_NAMES,
     )
 
-    model_type = backbone_config.model_type
-    if getattr(backbone_config, "is_decoder", False):
-        return "causal"
     is_decoder_only = model_type in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
     return "causal" if is_decoder_only and model_type not in MODEL_FOR_MASKED_LM_MAPPING_NAMES else "bidirectional"
 

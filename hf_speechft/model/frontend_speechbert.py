@@ -54,8 +54,8 @@ class Conv1dFrontend(nn.Module):
         )
         self.norms = nn.ModuleList(nn.LayerNorm(config.hidden_size) for _ in self.convolutions)
         self.dropout = nn.Dropout(config.frontend_dropout)
-        self.projection = nn.Linear(config.hidden_size, config.hidden_size)
-        self.output_norm = nn.LayerNorm(config.hidden_size)
+        self.projection = nn.Linear(config.hidden_size, config.embedding_size)
+        self.output_norm = nn.LayerNorm(config.embedding_size)
 
     def forward(self, features: torch.Tensor, frame_lengths: torch.Tensor) -> torch.Tensor:
         """Map `(batch, frames, mels)` to `(batch, steps, hidden)`."""
@@ -91,8 +91,8 @@ class RnnFrontend(nn.Module):
             dropout=config.frontend_dropout,
         )
         self.dropout = nn.Dropout(config.frontend_dropout)
-        self.projection = nn.Linear(config.hidden_size, config.hidden_size)
-        self.output_norm = nn.LayerNorm(config.hidden_size)
+        self.projection = nn.Linear(config.hidden_size, config.embedding_size)
+        self.output_norm = nn.LayerNorm(config.embedding_size)
 
     def forward(self, features: torch.Tensor, frame_lengths: torch.Tensor) -> torch.Tensor:
         """Map `(batch, frames, mels)` to `(batch, steps, hidden)`."""

@@ -47,6 +47,7 @@ def adopt_speechbert(model: ModelArguments) -> ModelArguments:
         "frontend": config.frontend,
         "subsampling": config.subsampling,
         "attention": config.attention,
+        "max_positions": config.max_positions,
     }
     replaced = [f"{name} {value}" for name, value in decided.items() if getattr(model, name) not in (None, value)]
     if replaced:
@@ -99,6 +100,7 @@ def make_model(model: ModelArguments, processor: SpeechBertProcessor) -> SpeechB
             frontend=model.frontend,
             subsampling=model.subsampling,
             attention=model.attention,
+            max_positions=model.max_positions,
             body_dropout=model.body_dropout,
             **regularisation,
         )
