@@ -43,9 +43,10 @@ FAMILIES = {
 }
 ENCODERS = ("t5", "mt5", "bart", "mbart")  # encoder-decoders that lend their encoder
 NEEDED = (
-    "a text encoder or decoder that takes inputs_embeds is needed, such as BERT, RoBERTa or GPT-2, or an "
-    f"encoder-decoder that lends its encoder ({', '.join(ENCODERS)})"
+    "a text encoder or decoder that takes inputs_embeds and attention_mask is needed, such as BERT, RoBERTa or GPT-2, "
+    f"or an encoder-decoder that lends its encoder ({', '.join(ENCODERS)})"
 )
+TEXT_PARAMETERS = {"input_ids", "inputs_embeds", "attention_mask"}
 OTHER_SENSES = ("pixel_values", "input_features", "input_values", "audio_values", "bbox")
 
 # Names that text configurations have for the dropout probabilities of their layers.
@@ -69,8 +70,7 @@ def check_text_model(config: PreTrainedConfig, name_or_path: str) -> None:
         raise ValueError(f"{name_or_path} ({config.model_type}) has no base model in transformers; {NEEDED}") from None
     model_class = model_class[0] if isinstance(model_class, (list, tuple)) else model_class
     parameters = inspect.signature(model_class.forward).parameters
-    is_text = "inputs_embeds" in parameters and "input_ids" in parameters
-    if not is_text or any(name in parameters for name in OTHER_SENSES):
+    if not parameters.keys() >= TEXT_PARAMETERS or any(name in parameters for name in OTHER_SENSES):
         raise ValueError(f"{name_or_path} is a {model_class.__name__}, which takes {', '.join(parameters)}; {NEEDED}")
     if config.model_type not in FAMILIES:
         logger.warning(

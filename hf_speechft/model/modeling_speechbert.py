@@ -176,7 +176,7 @@ class SpeechBertForCTC(SpeechBertPreTrainedModel):
     ) -> "SpeechBertForCTC":
         """Turn a text checkpoint into a speech model that is ready to be fine-tuned.
 
-        The pre-trained transformer is taken over. The word embeddings are not: the front-end comes in their place,
+        The pre-trained transformer is taken over, of an encoder-decoder the encoder. The word embeddings are not: the front-end comes in their place,
         its output scaled as theirs was. With a `native` vocabulary the head starts from their rows.
 
         Args:
@@ -192,7 +192,8 @@ class SpeechBertForCTC(SpeechBertPreTrainedModel):
             The model, in evaluation mode as from `from_pretrained`.
 
         Raises:
-            ValueError: The checkpoint is no text encoder or decoder, or its model does not take `inputs_embeds`.
+            ValueError: The checkpoint is no text encoder or decoder, its model does not take `inputs_embeds`, or its
+                family cannot take the direction of attention or the number of positions asked for.
         """
         hub_options = {"revision": revision, "token": token}
         text_config = AutoConfig.from_pretrained(name_or_path, **hub_options)

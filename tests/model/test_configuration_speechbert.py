@@ -3,7 +3,17 @@
 import json
 
 import pytest
-from transformers import AutoConfig, BertConfig, DistilBertConfig, GPT2Config, LlamaConfig, RobertaConfig
+from transformers import (
+    AlbertConfig,
+    AutoConfig,
+    BertConfig,
+    DistilBertConfig,
+    GPT2Config,
+    LlamaConfig,
+    OPTConfig,
+    RobertaConfig,
+    T5Config,
+)
 
 from hf_speechft import SpeechBertConfig
 
@@ -36,6 +46,21 @@ def test_config_default_holds_bert():
 def test_config_sizes_match_text_checkpoint(backbone_config, width, layers, heads):
     config = SpeechBertConfig(backbone_config=backbone_config)
     assert (config.hidden_size, config.num_hidden_layers, config.num_attention_heads) == (width, layers, heads)
+
+
+@pytest.mark.parametrize(
+    ("backbone_config", "sizes"),
+    [
+        (BertConfig(hidden_size=48), (48, 48, 48)),
+        (AlbertConfig(hidden_size=48, embedding_size=8), (8, 48, 48)),
+        (OPTConfig(hidden_size=48, word_embed_proj_dim=8), (8, 48, 8)),
+        (T5Config(d_model=24), (24, 24, 24)),
+    ],
+    ids=["bert", "albert", "opt", "t5"],
+)
+def test_config_widths_before_inside_and_behind_the_transformer(backbone_config, sizes):
+    config = SpeechBertConfig(backbone_config=backbone_config)
+    assert (config.embedding_size, config.hidden_size, config.output_size) == sizes
 
 
 @pytest.mark.parametrize(("subsampling", "hop_length", "samples"), [(2, 160, 320), (4, 160, 640), (8, 80, 640)])

@@ -13,7 +13,11 @@ import torch
 from transformers import (
     CONFIG_MAPPING,
     AutoModel,
+    AutoModelForCausalLM,
+    AutoModelForMaskedLM,
+    AutoModelForSeq2SeqLM,
     CLIPConfig,
+    FNetConfig,
     Gemma3Config,
     PegasusConfig,
     WhisperConfig,
@@ -36,6 +40,7 @@ from hf_speechft.model.backbone_speechbert import (
     find_positions,
     word_vectors,
 )
+from hf_speechft.model.configuration_speechbert import family_attention
 from hf_speechft.model.frontend_speechbert import FRONTENDS
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -127,16 +132,17 @@ def in_own_memory(model):
 
 @pytest.fixture(scope="module")
 def checkpoints(tmp_path_factory):
-    """A function from a family to a text model and the folder that it was saved in."""
+    """A function from a family to a checkpoint with a language-model head, as those of the Hub are, and its body."""
     made = {}
 
     def make(family):
         if family not in made:
+            auto_class = AutoModelForCausalLM if family_attention(family) == "causal" else AutoModelForMaskedLM
+            auto_class = AutoModelForSeq2SeqLM if family in ENCODERS else auto_class
             torch.manual_seed(0)
-            text_model = enlarge(AutoModel.from_config(text_config(family)))
             folder = tmp_path_factory.mktemp(family)
-            text_model.save_pretrained(folder)
-            made[family] = text_model, str(folder)
+            enlarge(auto_class.from_config(text_config(family))).save_pretrained(folder)
+            made[family] = AutoModel.from_pretrained(folder), str(folder)
         return made[family]
 
     return make
@@ -487,10 +493,14 @@ def test_max_positions_of_a_new_model_are_made_and_the_given_config_left_alone()
     [
         (PegasusConfig(), r"is an encoder-decoder \(pegasus\); a text encoder or decoder .* \(t5, mt5, bart, mbart\)"),
         (WhisperConfig(), r"is an encoder-decoder \(whisper\); a text"),
+        (
+            FNetConfig(),
+            "is a FNetModel, which takes .*inputs_embeds.*; a text encoder or decoder .* and attention_mask",
+        ),
         (CLIPConfig(), "is a CLIPModel, which takes .*pixel_values.*; a text"),
         (Gemma3Config(), "is a Gemma3Model, which takes .*pixel_values.*; a text"),
     ],
-    ids=["pegasus", "whisper", "clip", "gemma3"],
+    ids=["pegasus", "whisper", "fnet", "clip", "gemma3"],
 )
 def test_check_text_model_refuses_what_cannot_work(config, message):
     with pytest.raises(ValueError, match=message):
