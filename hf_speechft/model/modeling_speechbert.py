@@ -176,8 +176,9 @@ class SpeechBertForCTC(SpeechBertPreTrainedModel):
     ) -> "SpeechBertForCTC":
         """Turn a text checkpoint into a speech model that is ready to be fine-tuned.
 
-        The pre-trained transformer is taken over, of an encoder-decoder the encoder. The word embeddings are not: the front-end comes in their place,
-        its output scaled as theirs was. With a `native` vocabulary the head starts from their rows.
+        The pre-trained transformer is taken over, of an encoder-decoder the encoder. The word embeddings are not: the
+        front-end comes in their place, its output scaled as theirs was. With a `native` vocabulary the
+        head starts from their rows.
 
         Args:
             name_or_path: Hub id or folder of a text checkpoint whose model takes `inputs_embeds`.
