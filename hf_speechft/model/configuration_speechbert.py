@@ -29,6 +29,8 @@ class SpeechBertConfig(PreTrainedConfig):
         adapter_layers: Conformer layers between the front-end and the text checkpoint, 0 to 4.
         subsampling: Frames per step of the transformer: 2, 4 or 8.
         attention: `bidirectional`, `causal`, or `None` for what the text checkpoint itself does.
+        max_positions: Steps that learned positions are stretched to by linear interpolation; `None` for the
+            checkpoint's own.
         frontend_dropout: Dropout probability inside the front-end.
         head_dropout: Dropout probability before the CTC head.
         initializer_range: Standard deviation that new weights are drawn with.
@@ -66,6 +68,7 @@ class SpeechBertConfig(PreTrainedConfig):
     adapter_layers: int = 0
     subsampling: int = 4
     attention: str | None = None
+    max_positions: int | None = None
     frontend_dropout: float = 0.1
     head_dropout: float = 0.1
     initializer_range: float = 0.02
@@ -100,6 +103,11 @@ class SpeechBertConfig(PreTrainedConfig):
             raise ValueError(
                 f"intermediate_ctc_weight is {self.intermediate_ctc_weight}; it needs to be a share from 0 to below 1"
             )
+        if self.intermediate_ctc_weight and self.output_size != self.hidden_size:
+            raise ValueError(
+                f"intermediate_ctc_weight needs layers as wide as the output; this {self.backbone_config.model_type} "
+                f"has {self.hidden_size} and {self.output_size}; leave it at 0"
+            )
         if not 0 <= self.consistency_weight < math.inf:
             raise ValueError(f"consistency_weight is {self.consistency_weight}; it needs to be a number from 0 up")
         if self.attention is None:
@@ -111,8 +119,19 @@ class SpeechBertConfig(PreTrainedConfig):
 
     @property
     def hidden_size(self) -> int:
-        """Width of the transformer, which is the width of the front-end's output."""
+        """Width of the transformer's layers."""
         return self.backbone_config.hidden_size
+
+    @property
+    def embedding_size(self) -> int:
+        """Width of `inputs_embeds`, which the front-end makes; ALBERT, ELECTRA and OPT project it to their own."""
+        names = ("embedding_size", "word_embed_proj_dim", "hidden_size")
+        return next(size for name in names if (size := getattr(self.backbone_config, name, None)))
+
+    @property
+    def output_size(self) -> int:
+        """Width of the transformer's output, which the head takes; OPT projects it back to its embeddings' width."""
+        return getattr(self.backbone_config, "word_embed_proj_dim", None) or self.hidden_size
 
     @property
     def num_hidden_layers(self) -> int:
@@ -141,15 +160,18 @@ def _text_config(fields: dict) -> PreTrainedConfig:
 
 
 def _native_attention(backbone_config: PreTrainedConfig) -> str:
-    """Direction that the text checkpoint was trained with: masked language models look both ways."""
+    """Direction that the text checkpoint was trained with."""
+    is_decoder = getattr(backbone_config, "is_decoder", False)
+    return "causal" if is_decoder else family_attention(backbone_config.model_type)
+
+
+def family_attention(model_type: str) -> str:
+    """Direction that the models of a family are trained with: masked language models look both ways."""
     from transformers.models.auto.modeling_auto import (
         MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
         MODEL_FOR_MASKED_LM_MAPPING_NAMES,
     )
 
-    model_type = backbone_config.model_type
-    if getattr(backbone_config, "is_decoder", False):
-        return "causal"
     is_decoder_only = model_type in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
     return "causal" if is_decoder_only and model_type not in MODEL_FOR_MASKED_LM_MAPPING_NAMES else "bidirectional"
 

@@ -2,9 +2,9 @@
 
 features (batch, frames, mels)
   -> encode: what the front-ends differ in                        (batch, steps, channels)
-  -> linear projection to the text checkpoint's width             (batch, steps, hidden)
-  -> conformer layers, where `adapter_layers` asks for some       (batch, steps, hidden)
-  -> norm with the scale of the checkpoint's word embeddings      (batch, steps, hidden)
+  -> linear projection to the width of the word embeddings        (batch, steps, embedding)
+  -> conformer layers, where `adapter_layers` asks for some       (batch, steps, embedding)
+  -> norm with the scale of the checkpoint's word embeddings      (batch, steps, embedding)
 
 Each front-end keeps two promises: it gives `output_lengths(frame_lengths, subsampling)` steps, and what stands behind
 an utterance's last frame changes nothing. To add one, write its `encode` and name the class in `FRONTENDS`.
@@ -64,9 +64,9 @@ class Frontend(nn.Module):
         super().__init__()
         self.subsampling = config.subsampling
         self.dropout = nn.Dropout(config.frontend_dropout)
-        self.projection = nn.Linear(channels, config.hidden_size)
+        self.projection = nn.Linear(channels, config.embedding_size)
         self.adapters = nn.ModuleList(ConformerLayer(config) for _ in range(config.adapter_layers))
-        self.output_norm = nn.LayerNorm(config.hidden_size)
+        self.output_norm = nn.LayerNorm(config.embedding_size)
 
     def encode(self, features: torch.Tensor, frame_lengths: torch.Tensor) -> torch.Tensor:
         """Map `(batch, frames, mels)` to `(batch, steps, channels)`."""
@@ -197,7 +197,7 @@ class ConformerLayer(nn.Module):
 
     def __init__(self, config: SpeechBertConfig) -> None:
         super().__init__()
-        width = config.hidden_size
+        width = config.embedding_size
         self.heads = width // math.gcd(width, ADAPTER_HEAD_WIDTH)
         self.is_causal = config.attention == "causal"
         self.dropout = nn.Dropout(config.frontend_dropout)

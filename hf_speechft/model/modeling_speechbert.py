@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 from torch import nn
-from transformers import AutoConfig, AutoModel, PreTrainedModel
+from transformers import AutoConfig, PreTrainedModel
 from transformers import initialization as init
 from transformers.modeling_outputs import BaseModelOutput, CausalLMOutput
 from transformers.processing_utils import Unpack
@@ -20,10 +20,14 @@ from transformers.utils.generic import can_return_tuple
 
 from .backbone_speechbert import (
     adapt_backbone,
+    build_backbone,
     check_text_model,
     copy_embedding_rows,
+    load_backbone,
+    load_stretched,
     position_limit,
     set_body_dropout,
+    word_vectors,
 )
 from .configuration_speechbert import SpeechBertConfig
 from .frontend_speechbert import build_frontend, length_mask, match_embedding_scale, output_lengths
@@ -76,7 +80,7 @@ class SpeechBertModel(SpeechBertPreTrainedModel):
     def __init__(self, config: SpeechBertConfig) -> None:
         super().__init__(config)
         self.frontend = build_frontend(config)
-        self.backbone = adapt_backbone(AutoModel.from_config(config.backbone_config), config)
+        self.backbone = build_backbone(config)
         self.max_steps = position_limit(self.backbone)
         self.post_init()
 
@@ -131,7 +135,7 @@ class SpeechBertModel(SpeechBertPreTrainedModel):
                 f"the longest utterance makes {steps} steps ({steps * step_s:.1f} s); the text checkpoint has "
                 f"positions for {self.max_steps} ({self.max_steps * step_s:.1f} s). Cut it into chunks (pipeline(..., "
                 "chunk_length_s=20), hf-speechft transcribe does so by itself), drop it with --max_duration_s, "
-                "or train with a larger subsampling."
+                "or train with a larger subsampling or with max_positions, which stretches the positions."
             )
 
     def _mask_features(self, features: torch.Tensor, frame_lengths: torch.Tensor) -> torch.Tensor:
@@ -155,7 +159,7 @@ class SpeechBertForCTC(SpeechBertPreTrainedModel):
         super().__init__(config)
         self.speechbert = SpeechBertModel(config)
         self.dropout = nn.Dropout(config.head_dropout)
-        self.head = nn.Linear(config.hidden_size, config.vocab_size)
+        self.head = nn.Linear(config.output_size, config.vocab_size)
         self.post_init()
 
     @classmethod
@@ -172,8 +176,9 @@ class SpeechBertForCTC(SpeechBertPreTrainedModel):
     ) -> "SpeechBertForCTC":
         """Turn a text checkpoint into a speech model that is ready to be fine-tuned.
 
-        The pre-trained transformer is taken over. The word embeddings are not: the front-end comes in their place,
-        its output scaled as theirs was. With a `native` vocabulary the head starts from their rows.
+        The pre-trained transformer is taken over, of an encoder-decoder the encoder. The word embeddings are not: the
+        front-end comes in their place, its output scaled as theirs was. With a `native` vocabulary the
+        head starts from their rows.
 
         Args:
             name_or_path: Hub id or folder of a text checkpoint whose model takes `inputs_embeds`.
@@ -188,7 +193,8 @@ class SpeechBertForCTC(SpeechBertPreTrainedModel):
             The model, in evaluation mode as from `from_pretrained`.
 
         Raises:
-            ValueError: The checkpoint is no text encoder or decoder, or its model does not take `inputs_embeds`.
+            ValueError: The checkpoint is no text encoder or decoder, its model does not take `inputs_embeds`, or its
+                family cannot take the direction of attention or the number of positions asked for.
         """
         hub_options = {"revision": revision, "token": token}
         text_config = AutoConfig.from_pretrained(name_or_path, **hub_options)
@@ -205,13 +211,16 @@ class SpeechBertForCTC(SpeechBertPreTrainedModel):
             hop_length=extractor.hop_length,
             **config_options,
         )
-        backbone = AutoModel.from_pretrained(name_or_path, config=config.backbone_config, dtype=dtype, **hub_options)
-        embeddings = backbone.get_input_embeddings().weight.detach().clone()
+        backbone = load_backbone(config, name_or_path, dtype=dtype, **hub_options)
+        embeddings = word_vectors(backbone)
         model = cls(config).to(dtype)
         match_embedding_scale(model.speechbert.frontend, embeddings)
         if tokenizer.checkpoint_ids is not None:
             copy_embedding_rows(model.head, embeddings, tokenizer.checkpoint_ids)
-        model.speechbert.backbone = adapt_backbone(backbone, config)
+        backbone = adapt_backbone(backbone, config)
+        if model.speechbert.max_steps != position_limit(backbone):
+            backbone = load_stretched(model.speechbert.backbone, backbone)
+        model.speechbert.backbone = backbone
         if Path(name_or_path).is_dir():  # a path of this machine does not travel to the Hub; a Hub id does
             config.backbone_config._name_or_path = ""
         return model.eval()

@@ -51,6 +51,13 @@ class ModelArguments:
     attention: str | None = field(
         default=None, metadata={"help": "'bidirectional', 'causal', or nothing for the checkpoint's own direction."}
     )
+    max_positions: int | None = field(
+        default=None,
+        metadata={
+            "help": "Steps that learned positions are stretched to, for clips longer than the checkpoint has "
+            "positions for; by default its own number."
+        },
+    )
     attn_implementation: str | None = field(
         default=None, metadata={"help": "Attention: 'sdpa', 'eager', …; by default what transformers chooses."}
     )

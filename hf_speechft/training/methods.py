@@ -12,11 +12,10 @@ random     the same body with random weights: the control, which tells what the 
 """
 
 from torch import nn
-from transformers import AutoModel
 from transformers.pytorch_utils import Conv1D
 
 from hf_speechft import SpeechBertForCTC
-from hf_speechft.model.backbone_speechbert import adapt_backbone
+from hf_speechft.model.backbone_speechbert import build_backbone
 from hf_speechft.training.optim import BODY, norms
 
 LORA_RANK = 16
@@ -34,8 +33,7 @@ def apply_method(model: SpeechBertForCTC, method: str) -> None:
         ImportError: The method is `lora`, and peft is not installed.
     """
     if method == "random":
-        fresh = AutoModel.from_config(model.config.backbone_config, dtype=model.dtype)
-        model.speechbert.backbone = adapt_backbone(fresh, model.config)
+        model.speechbert.backbone = build_backbone(model.config).to(model.dtype)
     elif method == "lora":
         _add_lora(model)
     elif method in ("layernorm", "frozen"):

@@ -48,6 +48,7 @@ def adopt_speechbert(model: ModelArguments) -> ModelArguments:
         "adapter_layers": config.adapter_layers,
         "subsampling": config.subsampling,
         "attention": config.attention,
+        "max_positions": config.max_positions,
     }
     replaced = [f"{name} {value}" for name, value in decided.items() if getattr(model, name) not in (None, value)]
     if replaced:
@@ -103,6 +104,7 @@ def make_model(model: ModelArguments, processor: SpeechBertProcessor) -> SpeechB
             adapter_layers=model.adapter_layers,
             subsampling=model.subsampling,
             attention=model.attention,
+            max_positions=model.max_positions,
             body_dropout=model.body_dropout,
             **regularisation,
         )

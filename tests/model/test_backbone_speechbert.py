@@ -13,9 +13,9 @@ from transformers import (
     GPT2Config,
     GPT2Model,
     LlamaConfig,
+    PegasusConfig,
     RobertaConfig,
     RobertaModel,
-    T5Config,
     ViTConfig,
     Wav2Vec2Config,
 )
@@ -226,11 +226,11 @@ def test_from_text_pretrained_half_precision_checkpoint_becomes_float32(tmp_path
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        (T5Config(d_model=16, num_layers=1), r"is an encoder-decoder \(t5\); a text encoder or decoder"),
+        (PegasusConfig(d_model=16, encoder_layers=1), r"is an encoder-decoder \(pegasus\); a text encoder or decoder"),
         (ViTConfig(), "is a ViTModel, which takes .*pixel_values.*; a text encoder or decoder"),
         (Wav2Vec2Config(), "is a Wav2Vec2Model, which takes .*input_values.*; a text encoder or decoder"),
     ],
-    ids=["t5", "vit", "wav2vec2"],
+    ids=["pegasus", "vit", "wav2vec2"],
 )
 def test_from_text_pretrained_not_a_text_model_raises(tmp_path, char_processor, config, message):
     config.save_pretrained(tmp_path)
@@ -247,7 +247,7 @@ def test_from_text_pretrained_already_a_speech_model_raises(tmp_path, char_proce
 @pytest.mark.parametrize(
     ("option", "message"),
     [
-        ({"frontend": "conv9d"}, "frontend is 'conv9d'; it needs to be one of conv1d, rnn"),
+        ({"frontend": "conv9d"}, "frontend is 'conv9d'; it needs to be one of conv1d, conv2d, rnn, stack"),
         ({"subsampling": 5}, "subsampling is 5; it needs to be one of 2, 4, 8"),
         ({"attention": "sideways"}, "attention is 'sideways'; it needs to be one of"),
     ],

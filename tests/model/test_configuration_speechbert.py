@@ -3,7 +3,17 @@
 import json
 
 import pytest
-from transformers import AutoConfig, BertConfig, DistilBertConfig, GPT2Config, LlamaConfig, RobertaConfig
+from transformers import (
+    AlbertConfig,
+    AutoConfig,
+    BertConfig,
+    DistilBertConfig,
+    GPT2Config,
+    LlamaConfig,
+    OPTConfig,
+    RobertaConfig,
+    T5Config,
+)
 
 from hf_speechft import SpeechBertConfig
 
@@ -36,6 +46,21 @@ def test_config_default_holds_bert():
 def test_config_sizes_match_text_checkpoint(backbone_config, width, layers, heads):
     config = SpeechBertConfig(backbone_config=backbone_config)
     assert (config.hidden_size, config.num_hidden_layers, config.num_attention_heads) == (width, layers, heads)
+
+
+@pytest.mark.parametrize(
+    ("backbone_config", "sizes"),
+    [
+        (BertConfig(hidden_size=48), (48, 48, 48)),
+        (AlbertConfig(hidden_size=48, embedding_size=8), (8, 48, 48)),
+        (OPTConfig(hidden_size=48, word_embed_proj_dim=8), (8, 48, 8)),
+        (T5Config(d_model=24), (24, 24, 24)),
+    ],
+    ids=["bert", "albert", "opt", "t5"],
+)
+def test_config_widths_before_inside_and_behind_the_transformer(backbone_config, sizes):
+    config = SpeechBertConfig(backbone_config=backbone_config)
+    assert (config.embedding_size, config.hidden_size, config.output_size) == sizes
 
 
 @pytest.mark.parametrize(("subsampling", "hop_length", "samples"), [(2, 160, 320), (4, 160, 640), (8, 80, 640)])
@@ -103,6 +128,13 @@ def test_config_does_not_use_text_checkpoints_cache(attention, gpt2_config):
         ({"ctc_loss_reduction": "none"}, "ctc_loss_reduction is 'none'; it needs to be one of 'mean', 'sum'"),
         ({"adapter_layers": 5}, "adapter_layers is 5; it needs to be one of 0, 1, 2, 3, 4"),
         ({"intermediate_ctc_weight": 1.0}, "intermediate_ctc_weight is 1.0; it needs to be a share from 0 to below 1"),
+        (
+            {
+                "backbone_config": {"model_type": "opt", "hidden_size": 64, "word_embed_proj_dim": 32},
+                "intermediate_ctc_weight": 0.3,
+            },
+            "needs layers as wide as the output; this opt has 64 and 32; leave it at 0",
+        ),
         ({"consistency_weight": -0.1}, "consistency_weight is -0.1; it needs to be a number from 0 up"),
         ({"mask_time_length": 0}, "mask_time_length is 0; it needs to be 1 or more"),
         ({"mask_feature_length": -2}, "mask_feature_length is -2; it needs to be 1 or more"),

@@ -124,3 +124,15 @@ def test_make_model_takes_the_attention_and_the_dropouts_asked_for(argv, tmp_pat
     run = FineTuning(parse_arguments(argv(tmp_path / "run", **options)))
     assert run.trainer.model.config.backbone_config._attn_implementation == "eager"
     assert {module.p for module in run.trainer.model.modules() if isinstance(module, torch.nn.Dropout)} == {0.0}
+
+
+def test_make_model_stretches_positions_and_a_speechbert_keeps_them(argv, tmp_path, caplog):
+    with caplog.at_level(logging.WARNING, logger="hf_speechft"):
+        run = FineTuning(parse_arguments(argv(tmp_path / "run", max_positions=150)))
+    assert "learned positions stretched from 128 to 150" in caplog.text
+    assert run.trainer.model.speechbert.max_steps == 150
+    run.trainer.model.save_pretrained(tmp_path / "speechbert")
+    run.processor.save_pretrained(tmp_path / "speechbert")
+    model = adopt_speechbert(ModelArguments(model_name_or_path=str(tmp_path / "speechbert"), max_positions=200))
+    assert model.max_positions == 150
+    assert make_model(model, run.processor).speechbert.max_steps == 150
