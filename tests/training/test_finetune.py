@@ -400,7 +400,7 @@ def test_main_without_a_dataset_is_refused(tmp_path):
         ({"text_normalizer": "loud"}, "text normaliser 'loud' is unknown; choose one of"),
         ({"train_split": "learn"}, "there is no split 'learn'; the corpus has .*train.*--train_split"),
         ({"vocabulary": "word"}, "vocabulary is 'word'; it needs to be one of char, native"),
-        ({"frontend": "conv9"}, "frontend is 'conv9'; it needs to be one of conv1d, rnn"),
+        ({"frontend": "conv9"}, "frontend is 'conv9'; it needs to be one of conv1d, conv2d, rnn, stack"),
         ({"subsampling": 3}, "subsampling is 3; it needs to be one of 2, 4, 8"),
         ({"attention": "sideways"}, "attention is 'sideways'"),
         ({"feature_type": "raw"}, "feature_type='raw' is unknown; use one of fbank, mfcc, log_mel"),
