@@ -29,6 +29,8 @@ class SpeechBertConfig(PreTrainedConfig):
         adapter_layers: Conformer layers between the front-end and the text checkpoint, 0 to 4.
         subsampling: Frames per step of the transformer: 2, 4 or 8.
         attention: `bidirectional`, `causal`, or `None` for what the text checkpoint itself does.
+        lookahead_ms: Milliseconds of what follows that a step of a causal model hears, a whole number of steps; text
+            can be written so much later than it was said.
         max_positions: Steps that learned positions are stretched to by linear interpolation; `None` for the
             checkpoint's own.
         frontend_dropout: Dropout probability inside the front-end.
@@ -68,6 +70,7 @@ class SpeechBertConfig(PreTrainedConfig):
     adapter_layers: int = 0
     subsampling: int = 4
     attention: str | None = None
+    lookahead_ms: int = 0
     max_positions: int | None = None
     frontend_dropout: float = 0.1
     head_dropout: float = 0.1
@@ -115,7 +118,25 @@ class SpeechBertConfig(PreTrainedConfig):
         elif self.attention != _native_attention(self.backbone_config):
             self.backbone_config.is_causal = self.attention == "causal"  # what masks of decoders follow
             self.backbone_config.is_decoder = self.attention == "causal"  # what masks of encoders follow
+        self._check_lookahead()
         self.backbone_config.use_cache = False
+
+    def _check_lookahead(self) -> None:
+        step_ms = 1000 * self.inputs_to_logits_ratio / self.sampling_rate
+        if self.lookahead_ms < 0 or self.lookahead_ms % step_ms:
+            raise ValueError(
+                f"lookahead_ms is {self.lookahead_ms}; it needs to be 0 or a multiple of a step, {step_ms:g} ms here"
+            )
+        if self.lookahead_ms and self.attention == "bidirectional":
+            raise ValueError(
+                f"lookahead_ms is {self.lookahead_ms}, and attention is bidirectional, which hears all that follows; "
+                "leave it at 0, or set attention to causal"
+            )
+
+    @property
+    def lookahead_steps(self) -> int:
+        """Steps that a causal model's front-end looks ahead."""
+        return round(self.lookahead_ms * self.sampling_rate / (1000 * self.inputs_to_logits_ratio))
 
     @property
     def hidden_size(self) -> int:

@@ -63,6 +63,7 @@ class Frontend(nn.Module):
     def __init__(self, config: SpeechBertConfig, channels: int) -> None:
         super().__init__()
         self.subsampling = config.subsampling
+        self.lookahead = config.lookahead_steps
         self.dropout = nn.Dropout(config.frontend_dropout)
         self.projection = nn.Linear(channels, config.embedding_size)
         self.adapters = nn.ModuleList(ConformerLayer(config) for _ in range(config.adapter_layers))
@@ -73,12 +74,19 @@ class Frontend(nn.Module):
         raise NotImplementedError
 
     def forward(self, features: torch.Tensor, frame_lengths: torch.Tensor) -> torch.Tensor:
-        """Map `(batch, frames, mels)` to `(batch, steps, hidden)`."""
+        """Map `(batch, frames, mels)` to `(batch, steps, embedding)`.
+
+        To look ahead, silence is added behind the utterance, and each step is what a later one would be without.
+        """
+        if self.lookahead:
+            frames = self.lookahead * self.subsampling
+            features = nn.functional.pad(zero_padding(features, frame_lengths), (0, 0, 0, frames))
+            frame_lengths = frame_lengths + frames
         hidden = self.projection(self.encode(features, frame_lengths))
         step_lengths = output_lengths(frame_lengths, self.subsampling)
         for adapter in self.adapters:
             hidden = adapter(hidden, step_lengths)
-        return self.output_norm(hidden)
+        return self.output_norm(hidden[:, self.lookahead :])
 
 
 class Conv1dFrontend(Frontend):

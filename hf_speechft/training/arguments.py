@@ -51,6 +51,9 @@ class ModelArguments:
     attention: str | None = field(
         default=None, metadata={"help": "'bidirectional', 'causal', or nothing for the checkpoint's own direction."}
     )
+    lookahead_ms: int = field(
+        default=0, metadata={"help": "Milliseconds of what follows that each step of a causal model hears."}
+    )
     max_positions: int | None = field(
         default=None,
         metadata={

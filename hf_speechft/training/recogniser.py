@@ -48,6 +48,7 @@ def adopt_speechbert(model: ModelArguments) -> ModelArguments:
         "adapter_layers": config.adapter_layers,
         "subsampling": config.subsampling,
         "attention": config.attention,
+        "lookahead_ms": config.lookahead_ms,
         "max_positions": config.max_positions,
     }
     replaced = [f"{name} {value}" for name, value in decided.items() if getattr(model, name) not in (None, value)]
@@ -104,6 +105,7 @@ def make_model(model: ModelArguments, processor: SpeechBertProcessor) -> SpeechB
             adapter_layers=model.adapter_layers,
             subsampling=model.subsampling,
             attention=model.attention,
+            lookahead_ms=model.lookahead_ms,
             max_positions=model.max_positions,
             body_dropout=model.body_dropout,
             **regularisation,

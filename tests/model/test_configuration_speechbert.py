@@ -126,6 +126,11 @@ def test_config_does_not_use_text_checkpoints_cache(attention, gpt2_config):
         ({"subsampling": 3}, "subsampling is 3; it needs to be one of 2, 4, 8"),
         ({"attention": "both"}, "attention is 'both'; it needs to be one of None, 'bidirectional', 'causal'"),
         ({"ctc_loss_reduction": "none"}, "ctc_loss_reduction is 'none'; it needs to be one of 'mean', 'sum'"),
+        (
+            {"lookahead_ms": 50, "attention": "causal"},
+            "lookahead_ms is 50; it needs to be 0 or a multiple .* 40 ms here",
+        ),
+        ({"lookahead_ms": 80}, "lookahead_ms is 80, and attention is bidirectional"),
         ({"adapter_layers": 5}, "adapter_layers is 5; it needs to be one of 0, 1, 2, 3, 4"),
         ({"intermediate_ctc_weight": 1.0}, "intermediate_ctc_weight is 1.0; it needs to be a share from 0 to below 1"),
         (

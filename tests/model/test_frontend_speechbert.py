@@ -20,7 +20,7 @@ from hf_speechft.model.frontend_speechbert import (
 MELS = 6
 
 
-def make_frontend(name="conv1d", subsampling=4, attention="bidirectional", hidden=16, adapter_layers=0):
+def make_frontend(name="conv1d", subsampling=4, attention="bidirectional", hidden=16, **fields):
     torch.manual_seed(0)
     text_config = BertConfig(hidden_size=hidden, num_attention_heads=1)
     config = SpeechBertConfig(
@@ -29,7 +29,7 @@ def make_frontend(name="conv1d", subsampling=4, attention="bidirectional", hidde
         frontend=name,
         subsampling=subsampling,
         attention=attention,
-        adapter_layers=adapter_layers,
+        **fields,
     )
     return build_frontend(config).eval()
 
@@ -136,6 +136,31 @@ def test_stack_hears_its_own_frames(subsampling, attention):
     first = 5 * subsampling
     frontend = make_frontend("stack", subsampling, attention)
     assert frames_heard(frontend, 5, 12 * subsampling) == (first, first + subsampling - 1)
+
+
+@pytest.mark.parametrize("adapter_layers", [0, 1])
+@every_frontend
+def test_lookahead_hears_as_much_more_of_what_follows(name, adapter_layers):
+    options = {"attention": "causal", "adapter_layers": adapter_layers}
+    ahead = [
+        frames_heard(make_frontend(name, lookahead_ms=lookahead_ms, **options), 5, 4 * 12)[1]
+        for lookahead_ms in (0, 40, 120)
+    ]
+    assert [last - ahead[0] for last in ahead] == [0, 4, 12]
+
+
+@every_frontend
+def test_lookahead_is_invariant_to_padding_and_what_it_holds(name):
+    frontend = make_frontend(name, attention="causal", lookahead_ms=80, adapter_layers=1)
+    torch.manual_seed(1)
+    for frames in (1, 4, 9, 30):
+        clip = torch.randn(1, frames, MELS)
+        padded = torch.cat([clip, 100 * torch.randn(1, 13, MELS)], dim=1)
+        with torch.no_grad():
+            alone = frontend(clip, torch.tensor([frames]))
+            together = frontend(padded, torch.tensor([frames]))
+        assert alone.shape[1] == output_lengths(frames, 4)
+        torch.testing.assert_close(together[:, : alone.shape[1]], alone, atol=1e-5, rtol=0)
 
 
 def test_adapters_hear_everything_or_the_past_only():
