@@ -198,7 +198,8 @@ def log_probs_of(model_folder, clip):
 
 
 def test_transcribe_uses_the_decoder_that_lies_beside_the_model(model_folder, clip, tmp_path):
-    decoder = save_decoder(model_folder, tmp_path / "model", beam_width=6, hotwords={"zzz": 30.0})
+    options = {"hotwords": {"zzz": 300.0}, "token_min_logp": -1000.0, "beam_prune_logp": -1000.0}
+    decoder = save_decoder(model_folder, tmp_path / "model", beam_width=6, **options)
     (hypothesis,) = decoder.decode(log_probs_of(model_folder, clip))[0]
     line = json.loads(run(clip, "--model", tmp_path / "model", "--json").stdout)
     assert line["text"] == hypothesis.text != expected_text(model_folder, clip)
