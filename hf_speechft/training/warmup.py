@@ -101,6 +101,7 @@ def warm_up(
     """
     folder = Path(training.output_dir) / WARMUP_FOLDER
     learner = copy.deepcopy(model)  # a model that a Trainer has prepared is not prepared again
+    learner.config.consistency_weight = 0.0  # what regularises small real corpora; here it would double the time
     trainer = SpeechTrainer(
         model=learner,
         args=dataclasses.replace(
