@@ -301,7 +301,8 @@ def parse_arguments(argv: list[str] | None = None) -> Arguments:
 
 def _make_parser() -> tuple[HfArgumentParser, dict[str, argparse.Action]]:
     parser = HfArgumentParser((ModelArguments, DataArguments, SpeechTrainingArguments))
-    return parser, {action.dest: action for action in parser._actions}
+    # What is on by default has a second option without a value, such as --no_load_best_model_at_end.
+    return parser, {action.dest: action for action in parser._actions if action.nargs != 0}
 
 
 def known_arguments() -> dict[str, argparse.Action]:
