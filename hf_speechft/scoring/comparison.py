@@ -46,13 +46,11 @@ def comparison_figure(bars: Sequence[Bar], reference: str | None = None) -> Figu
     panel = figure.subplots()
     for row, bar in enumerate(bars):
         rate, low, high = (100 * value for value in (bar.rate, *bar.interval))
-        label = "all seeds, 95 % interval" if row == 0 else None
+        of_all, of_one = ("all seeds, 95 % interval", "one seed") if row == 0 else (None, None)
         panel.plot([low, high], [row, row], color=_RATE, linewidth=2)
-        panel.plot(rate, row, "D", color=_RATE, markersize=6, label=label)
-        label = "one seed" if row == 0 else None
-        panel.plot(
-            [100 * run for run in bar.runs], [row + 0.22] * len(bar.runs), "o", color=_RUN, markersize=4, label=label
-        )
+        panel.plot(rate, row, "D", color=_RATE, markersize=6, label=of_all)
+        runs = [100 * run for run in bar.runs]
+        panel.plot(runs, [row + 0.22] * len(runs), "o", color=_RUN, markersize=4, label=of_one)
         if bar.name == reference:
             panel.axvline(rate, color="gray", linestyle="--", linewidth=1, zorder=0)
     panel.set_yticks(range(len(bars)), [bar.name for bar in bars])

@@ -1,4 +1,4 @@
-"""An ablation: the same recipe trained in several ways (arms) and with several seeds, each run in a process of its own.
+"""An ablation: a recipe trained in several ways (arms) and with several seeds, each run in a process of its own.
 
 A process for each run, because the peak of memory is a process's and because the crash of one run is not the end of
 the others. Runs lie in `<folder>/<arm>/seed<seed>`. One with metrics.json is finished; the others go on by themselves
@@ -146,7 +146,8 @@ def parse_arm(given: str) -> Arm:
     name, colon, values = given.partition(":")
     if not SAFE_NAME.fullmatch(name):
         raise ValueError(
-            f"--arm {given!r}: {name!r} cannot name a folder; begin with a letter or digit, and go on with those and . _ + -"
+            f"--arm {given!r}: {name!r} cannot name a folder; begin with a letter or digit, and go on with letters, "
+            "digits and . _ + -"
         )
     if name not in METHODS and not values:
         raise ValueError(

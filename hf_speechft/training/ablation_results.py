@@ -90,12 +90,9 @@ def compare(arm: Sequence[RunResult], control: Sequence[RunResult]) -> PairedCom
     """Compare the word errors of two arms, where a seed of both decoded the same utterance."""
     of_control = {result.run.seed: result.words for result in control}
     pairs = [(result.words, of_control[result.run.seed]) for result in arm if result.run.seed in of_control]
-    ours = pool(
-        [{utterance: words[utterance] for utterance in words if utterance in others} for words, others in pairs]
-    )
-    theirs = pool(
-        [{utterance: others[utterance] for utterance in words if utterance in others} for words, others in pairs]
-    )
+    shared = [[utterance for utterance in words if utterance in others] for words, others in pairs]
+    ours = pool([{one: words[one] for one in names} for (words, _), names in zip(pairs, shared, strict=True)])
+    theirs = pool([{one: others[one] for one in names} for (_, others), names in zip(pairs, shared, strict=True)])
     if not ours:
         return None
     return paired_bootstrap(list(ours.values()), list(theirs.values()), resamples=RESAMPLES)
@@ -199,9 +196,9 @@ def _caption(ablation: Ablation, results: Sequence[RunResult]) -> str:
         f"({RESAMPLES:,} resamples): they say what other utterances might have given, not what other seeds might; for "
         "that, see the lowest and the highest seed. The difference is on the seeds and utterances that both arms have "
         f"(below 0: fewer errors than {ablation.control}), its interval and two-sided p from a paired bootstrap, not "
-        "corrected for the number of arms. Minutes are the mean over seeds, of training with its evaluations; memory is "
-        f"the peak of the {' or '.join(sorted(memory))} in the run that took most; the last column counts the weights that "
-        f"training changed.{uneven if len(sizes) > 1 else ''}"
+        "corrected for the number of arms. Minutes are the mean over seeds, of training with its evaluations; memory "
+        f"is the peak of the {' or '.join(sorted(memory))} in the run that took most; the last column counts the "
+        f"weights that learned.{uneven if len(sizes) > 1 else ''}"
     )
 
 
