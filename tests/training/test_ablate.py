@@ -9,11 +9,14 @@ from types import SimpleNamespace
 
 import pytest
 import yaml
+from typer.testing import CliRunner
 
+from hf_speechft.apps.command import app
 from hf_speechft.training import ablate
 from hf_speechft.training.ablate import check_runs, check_start, parse_arm, plan_ablation, train
 from hf_speechft.training.arguments import METHODS, parse_arguments
 from hf_speechft.training.checkpoints import record_arguments
+from hf_speechft.training.finetune import FineTuning
 
 
 @pytest.fixture
@@ -225,3 +228,44 @@ def test_train_gives_the_exit_code_as_a_shell_does(recipe, tmp_path, monkeypatch
     run = plan_ablation(recipe(), ["random"], folder=tmp_path / "out").runs[0]
     monkeypatch.setattr(ablate.subprocess, "run", lambda *_, **__: subprocess.CompletedProcess([], code))
     assert train(run) == shown
+
+
+def kill_in_second_epoch(run):
+    """Train a run in this process until it has a checkpoint, and leave it there."""
+
+    def stop(args, state, control):
+        if state.epoch and state.epoch >= 1:
+            raise KeyboardInterrupt
+        return begin(args, state, control)
+
+    fine_tuning = FineTuning(parse_arguments(list(run.argv)))
+    begin = fine_tuning.trainer.callback_handler.on_epoch_begin
+    fine_tuning.trainer.callback_handler.on_epoch_begin = stop
+    with pytest.raises(KeyboardInterrupt):
+        fine_tuning.train_and_report()
+
+
+@pytest.mark.slow
+def test_ablate_trains_two_arms_and_goes_on_with_the_one_that_was_killed(recipe, tmp_path, capfd, monkeypatch):
+    path, folder = recipe(max_steps=-1, num_train_epochs=2, learning_rate=2e-3), tmp_path / "out"
+    plan = plan_ablation(path, ["random", "frozen"], folder=folder)
+    kill_in_second_epoch(plan.runs[1])
+    command = shlex.split(plan.command)[1:]
+    result = CliRunner().invoke(app, command)
+    shown = capfd.readouterr()
+    assert result.exit_code == 0, shown.err
+    assert shown.err.count("going on from") == 1
+    assert "frozen/seed42/checkpoint-6" in shown.err
+    assert result.stdout == (folder / "ablation.md").read_text() + "\n"
+    found = json.loads((folder / "ablation.json").read_text())
+    random, frozen = found["arms"]
+    assert random["trainable_parameters"] == random["parameters"] == frozen["parameters"]
+    assert 0 < frozen["trainable_parameters"] < frozen["parameters"]
+    for run, arm in zip(plan.runs, found["arms"], strict=True):
+        metrics = json.loads((run.folder / "metrics.json").read_text())
+        assert metrics["training"]["optimizer_steps"] == 12
+        assert (arm["wer"], arm["cer"]) == (metrics["test"]["wer"], metrics["test"]["cer"])
+        assert list(metrics["decoding"]) == ["greedy"]
+        assert f"run_finetune.py {path}" in (run.folder / "README.md").read_text()
+    monkeypatch.setattr(ablate.subprocess, "run", None)  # nothing is started again
+    assert CliRunner().invoke(app, command).stdout == result.stdout

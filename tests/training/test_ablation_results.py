@@ -133,9 +133,8 @@ def test_pool_sums_the_errors_of_an_utterance(arms):
 
 
 def table_rows(text):
-    return {
-        cells[0]: cells for line in text.splitlines() if line.startswith("| ") for cells in [line[2:-2].split(" | ")]
-    }
+    rows = [line[2:-2].split(" | ") for line in text.splitlines() if line.startswith("| ")]
+    return {cells[0]: cells for cells in rows}
 
 
 def test_write_results_writes_table_json_and_picture(arms, tmp_path):
