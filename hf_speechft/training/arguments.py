@@ -290,8 +290,7 @@ def parse_arguments(argv: list[str] | None = None) -> Arguments:
     recipe = Path(argv.pop(0)) if argv and argv[0].endswith(RECIPE_ENDINGS) else None
     if recipe is None and not any(argument.split("=")[0] in ("--dataset", "-h", "--help") for argument in argv):
         recipe = DEMO_RECIPE
-    parser = HfArgumentParser((ModelArguments, DataArguments, SpeechTrainingArguments))
-    known = {action.dest: action for action in parser._actions}
+    parser, known = _make_parser()
     if recipe is not None:
         parser.set_defaults(**read_recipe(recipe, known))
     *arguments, rest = parser.parse_args_into_dataclasses(argv, return_remaining_strings=True)
@@ -301,6 +300,37 @@ def parse_arguments(argv: list[str] | None = None) -> Arguments:
         name = rest[0].removeprefix("--").partition("=")[0]
         raise ValueError(f"there is no argument --{name}{_suggest(name, known)}")
     return tuple(arguments)
+
+
+def _make_parser() -> tuple[HfArgumentParser, dict[str, argparse.Action]]:
+    parser = HfArgumentParser((ModelArguments, DataArguments, SpeechTrainingArguments))
+    # What is on by default has a second option without a value, such as --no_load_best_model_at_end.
+    return parser, {action.dest: action for action in parser._actions if action.nargs != 0}
+
+
+def known_arguments() -> dict[str, argparse.Action]:
+    """The arguments that a run has, by name."""
+    return _make_parser()[1]
+
+
+def check_values(source: str, values: Mapping[str, str], known: Mapping[str, argparse.Action]) -> None:
+    """Check names and types of values as the command line would, but with an error instead of an exit.
+
+    Args:
+        source: Where they were given, for the error.
+        values: Text by argument; the parts of a list stand apart by blanks.
+        known: The arguments that there are, by name.
+
+    Raises:
+        ValueError: An argument does not exist, or a value has the wrong type or is none of the choices.
+    """
+    for name, text in values.items():
+        if name not in known:
+            raise ValueError(f"{source}: there is no argument {name!r}{_suggest(name, known)}")
+        action = known[name]
+        value = _convert(source, action, text.split() if action.nargs == "+" else text)
+        if action.choices and value not in action.choices:
+            raise ValueError(f"{source}: {name} is {text!r}; choose one of {', '.join(map(str, action.choices))}")
 
 
 def read_recipe(path: Path, known: Mapping[str, argparse.Action]) -> dict[str, object]:
@@ -328,7 +358,7 @@ def read_recipe(path: Path, known: Mapping[str, argparse.Action]) -> dict[str, o
         if name not in known:
             hint = _suggest(str(name), known)
             raise ValueError(f"{path} names the argument {name!r}, which does not exist{hint}")
-    return {name: _convert(path, known[name], value) for name, value in recipe.items()}
+    return {name: _convert(str(path), known[name], value) for name, value in recipe.items()}
 
 
 def _suggest(name: str, known: Iterable[str]) -> str:
@@ -336,7 +366,7 @@ def _suggest(name: str, known: Iterable[str]) -> str:
     return f"; did you mean {similar[0]}?" if similar else "; see run_finetune.py --help"
 
 
-def _convert(path: Path, action: argparse.Action, value: object) -> object:
+def _convert(source: str, action: argparse.Action, value: object) -> object:
     """Give a recipe's value the type that it would have from the command line."""
     if value is None or isinstance(value, dict) or not callable(action.type):
         return value
@@ -348,5 +378,5 @@ def _convert(path: Path, action: argparse.Action, value: object) -> object:
     except (ValueError, TypeError, argparse.ArgumentTypeError) as error:
         kind = getattr(action.type, "__name__", "value")
         kind = {"string_to_bool": "true or false", "int": "an integer", "float": "a number"}.get(kind, "such a value")
-        raise ValueError(f"{path} gives {action.dest} the value {value!r}, which is not {kind}") from error
+        raise ValueError(f"{source} gives {action.dest} the value {value!r}, which is not {kind}") from error
     return converted if wants_list else converted[0]

@@ -50,12 +50,12 @@ def find_start(arguments: Arguments) -> str | None:
         raise ValueError(
             f"{folder} holds a finished run; choose another --output_dir, or replace it with --overwrite_output_dir"
         )
-    checkpoints = whole_checkpoints(folder)
-    if not checkpoints and not whole_checkpoints(folder / WARMUP_FOLDER):
+    if not has_begun(folder):
         if asked:
             raise ValueError(f"--resume_from_checkpoint was given, but {folder} holds no whole checkpoint")
         return None
     _check_same_arguments(folder, arguments)
+    checkpoints = whole_checkpoints(folder)
     return str(checkpoints[-1]) if checkpoints else None
 
 
@@ -88,13 +88,17 @@ def _as_json(arguments: Arguments) -> dict[str, object]:
     return json.loads(json.dumps(kept, default=str))
 
 
-def _check_same_arguments(folder: Path, arguments: Arguments) -> None:
+def changed_arguments(folder: Path, arguments: Arguments) -> list[str]:
+    """Say in what the arguments differ from those recorded in a run's folder, such as `seed 1 -> 2`."""
     recorded = folder / ARGUMENTS_FILE
     if not recorded.exists():
-        return
+        return []
     before, now = json.loads(recorded.read_text(encoding="utf-8")), _as_json(arguments)
-    changed = [f"{name} {before.get(name)!r} -> {now[name]!r}" for name in now if before.get(name) != now[name]]
-    if changed:
+    return [f"{name} {before.get(name)!r} -> {now[name]!r}" for name in now if before.get(name) != now[name]]
+
+
+def _check_same_arguments(folder: Path, arguments: Arguments) -> None:
+    if changed := changed_arguments(folder, arguments):
         raise ValueError(
             f"{folder} holds an unfinished run with other arguments ({'; '.join(changed)}); go on with the same ones, "
             "choose another --output_dir, or start anew with --overwrite_output_dir"
@@ -117,6 +121,11 @@ def _is_whole(checkpoint: Path) -> bool:
 def whole_checkpoints(folder: Path) -> list[Path]:
     """Checkpoints in a folder that were saved to their end, the oldest first."""
     return [path for path in _checkpoints(folder) if _is_whole(path)]
+
+
+def has_begun(folder: Path) -> bool:
+    """Tell whether a folder holds a checkpoint to go on from, of the run or of its stage on synthetic speech."""
+    return bool(whole_checkpoints(folder) or whole_checkpoints(folder / WARMUP_FOLDER))
 
 
 def remove_run(folder: Path) -> None:

@@ -130,6 +130,7 @@ class FineTuning:
             name = self.model_arguments.model_name_or_path
             raise ValueError(f"text checkpoint {name!r} cannot be loaded: {' '.join(str(error).split())}") from error
         apply_method(model, self.training_arguments.method)
+        self.trainable_parameters = model.num_parameters(only_trainable=True)
         self.splits, self.reports = select_utterances(corpus, self.processor, model, self.data_arguments)
         if self.spoken is not None:
             self.spoken, _ = keep_learnable(self.spoken, self.processor, model, self.data_arguments, name="warm-up")
@@ -189,6 +190,7 @@ class FineTuning:
             warmup = warmup_facts(self.data_arguments, self.spoken, self.training_arguments)
         facts = RunFacts(
             parameters=model.num_parameters(),
+            trainable_parameters=self.trainable_parameters,
             vocabulary_size=model.config.vocab_size,
             goes_on=self.goes_on,
             attention=model.config.attention,

@@ -48,6 +48,7 @@ class RunFacts:
 
     Attributes:
         parameters: Number of weights.
+        trainable_parameters: Number of weights that learned; of `lora`, those of its low-rank updates too.
         vocabulary_size: Number of units, the blank included.
         goes_on: Whether the checkpoint was a SpeechBERT already.
         attention: Direction of the transformer's attention.
@@ -63,6 +64,7 @@ class RunFacts:
     """
 
     parameters: int
+    trainable_parameters: int
     vocabulary_size: int
     goes_on: bool
     attention: str
@@ -141,9 +143,11 @@ def _metrics(
             "optimizer_steps": facts.optimizer_steps,
             "epochs": facts.epochs,
             "parameters": facts.parameters,
+            "trainable_parameters": facts.trainable_parameters,
             "averaged_checkpoints": list(facts.averaged),
             "warmup": asdict(facts.warmup) if facts.warmup else None,
             "peak_memory_gb": peak_memory_gb(),
+            "peak_gpu_memory_gb": peak_gpu_memory_gb(),
             "hardware": describe_hardware(),
             "versions": _versions(),
         },
@@ -312,6 +316,13 @@ def peak_memory_gb() -> float:
     """Most memory in GB that this process has had resident."""
     used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return used / (1e9 if sys.platform == "darwin" else 1e6)  # bytes there, kilobytes on Linux
+
+
+def peak_gpu_memory_gb() -> float | None:
+    """Most memory in GB that this process has had tensors in, on the GPU that uses most; nothing without a GPU."""
+    if not torch.cuda.is_available():
+        return None
+    return max(torch.cuda.max_memory_allocated(index) for index in range(torch.cuda.device_count())) / 1e9
 
 
 def _versions() -> dict[str, str]:

@@ -109,9 +109,18 @@ def test_run_of_each_method_saves_a_plain_recogniser(argv, tmp_path, method):
     model, report = AutoModelForCTC.from_pretrained(tmp_path / "run", output_loading_info=True)
     assert not any(report.values()), report
     assert f"| training method | {method} |" in (tmp_path / "run" / "README.md").read_text()
-    assert (
-        json.loads((tmp_path / "run" / "metrics.json").read_text())["training"]["parameters"] == model.num_parameters()
-    )
+    training = json.loads((tmp_path / "run" / "metrics.json").read_text())["training"]
+    assert training["parameters"] == model.num_parameters()
+    of_body = {name: weight.numel() for name, weight in model.speechbert.backbone.named_parameters()}
+    new = model.num_parameters() - sum(of_body.values())
+    expected = {
+        "staged": model.num_parameters(),
+        "random": model.num_parameters(),
+        "frozen": new,
+        "layernorm": new + sum(count for name, count in of_body.items() if "LayerNorm" in name),
+        "lora": new + 2 * 16 * (4 * (32 + 32) + 2 * (32 + 64)),  # two layers: 4 matrices of 32 x 32, 2 of 32 x 64
+    }
+    assert training["trainable_parameters"] == expected[method]
 
 
 def test_run_of_lora_goes_on_where_it_was_killed(argv, tmp_path, monkeypatch):

@@ -43,6 +43,7 @@ def make_facts(**changes):
     ]
     values = {
         "parameters": 12_345,
+        "trainable_parameters": 345,
         "vocabulary_size": 7,
         "goes_on": False,
         "attention": "bidirectional",
@@ -150,6 +151,8 @@ def test_write_report_data_and_training_are_the_facts(written):
     assert metrics["data"][0]["dropped"] == {"too short": 2, "empty transcript": 1}
     assert metrics["data"][1]["speakers"] is None
     training = metrics["training"]
+    assert (training["parameters"], training["trainable_parameters"]) == (12_345, 345)
+    assert (training["peak_gpu_memory_gb"] is None) == (not torch.cuda.is_available())
     assert (training["minutes"], training["optimizer_steps"], training["epochs"]) == (1.5, 6, 3.0)
     assert training["versions"]["torch"].startswith(torch.__version__.split("+")[0])
     assert set(training["versions"]) == {"hf_speechft", "torch", "transformers", "accelerate", "datasets"}
