@@ -7,8 +7,12 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # tests fork: data loa
 
 from pathlib import Path
 
+import hypothesis
 import numpy as np
 import pytest
+
+hypothesis.settings.register_profile("any machine", deadline=None)  # a busy one is not a failure
+hypothesis.settings.load_profile("any machine")
 
 SPEECH_FOLDER = Path(__file__).resolve().parents[2] / "shared" / "data"
 

@@ -39,7 +39,7 @@ def test_split_indices_unequal_speakers_come_near_to_the_fractions():
         assert sum(lengths[index] for index in parts[name]) / sum(lengths) == pytest.approx(fraction, abs=0.02)
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(st.randoms(use_true_random=False))
 def test_split_indices_is_invariant_to_the_order_of_rows(random):
     ids, speakers, sizes = corpus(12, 4)

@@ -1,7 +1,7 @@
 import unicodedata
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from hf_speechft.data.text import NORMALIZERS, normalize_basic, normalize_english, normalize_text
@@ -61,7 +61,7 @@ def test_normalize_text_unknown_name_raises_listing_the_known(name):
         normalize_text("x", name)
 
 
-@settings(deadline=None)  # a busy machine is no failure
+# a busy machine is no failure
 @given(st.text())
 @pytest.mark.parametrize("name", list(NORMALIZERS))
 def test_normalize_text_applied_twice_round_trips(name, text):
@@ -69,7 +69,7 @@ def test_normalize_text_applied_twice_round_trips(name, text):
     assert normalize_text(once, name) == once
 
 
-@settings(deadline=None)  # a busy machine is no failure
+# a busy machine is no failure
 @given(st.text())
 def test_normalize_basic_any_text_keeps_only_letters_marks_digits_and_inner_apostrophes(text):
     for word in normalize_basic(text).split(" "):

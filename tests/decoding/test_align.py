@@ -65,7 +65,7 @@ def steps_of(tokenizer, text, confidence=0.9):
     steps=st.integers(1, 7),
     seed=st.integers(0, 2**32 - 1),
 )
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_viterbi_path_matches_enumeration_of_all_alignments(tokens, steps, seed):
     log_probs = random_log_probs(steps, 3, seed)
     scores = {

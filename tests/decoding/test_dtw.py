@@ -51,7 +51,7 @@ def path_distance(step_pattern, distances, path):
     window=st.integers(0, 5),
     seed=st.integers(0, 2**32 - 1),
 )
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 def test_dtw_matches_enumeration_of_all_paths(step_pattern, frames, window, seed):
     query, reference = features(frames[0], seed), features(frames[1], seed + 1)
     distances = np.linalg.norm(query[:, None] - reference[None], axis=-1)

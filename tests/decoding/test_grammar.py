@@ -103,7 +103,7 @@ REFUSED = {
 }
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(RULES)
 def test_grammar_automaton_accepts_what_brute_force_expands(rules):
     text = "".join(f"{'public ' * (name == 0)}<r{name}> = {write(tree)};\n" for name, tree in enumerate(rules))

@@ -46,7 +46,7 @@ WEIGHT = st.floats(-4.0, 4.0, allow_nan=False)
 TEXT = st.lists(WORD, max_size=12).map(" ".join)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.dictionaries(PHRASE, WEIGHT, max_size=6), TEXT)
 def test_build_hot_words_bonus_matches_occurrences_counted_by_find(phrases, text):
     expected = sum(
@@ -66,7 +66,7 @@ def expected_potential(phrases, written):
     return best
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.dictionaries(PHRASE, WEIGHT, max_size=6), TEXT)
 def test_build_hot_words_potential_matches_definition_after_each_byte(phrases, text):
     hot_words = build(phrases)

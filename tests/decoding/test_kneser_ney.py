@@ -159,7 +159,7 @@ def states(lm, contexts):
         yield context, state
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(corpora, st.integers(1, 4))
 def test_estimate_random_corpus_matches_formulas(sentences, order):
     expected = ByFormula(sentences, order)
@@ -172,7 +172,7 @@ def test_estimate_random_corpus_matches_formulas(sentences, order):
             assert 10**log10_prob == pytest.approx(expected.prob(known, word), rel=1e-5)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(corpora, st.integers(1, 5))
 def test_estimate_probabilities_of_each_context_sum_to_one(sentences, order):
     lm = estimate_kneser_ney([" ".join(sentence) for sentence in sentences], order)

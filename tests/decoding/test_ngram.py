@@ -104,7 +104,7 @@ def arpa_text(ngrams):
     return "\n".join([*lines, "\\end\\", ""])
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(pruned_models(), st.lists(st.sampled_from(["a", "b", "c", "x"]), max_size=8))
 def test_score_word_random_model_matches_definition(tmp_path_factory, ngrams, sentence):
     path = tmp_path_factory.mktemp("random") / "lm.arpa"

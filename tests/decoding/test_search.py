@@ -58,7 +58,7 @@ def assert_same_as_brute_force(paths, expected):
 
 @pytest.mark.parametrize("kind", ["", "lm", "hotwords", "phrases", "lm hotwords", "lm hotwords phrases"])
 @pytest.mark.parametrize("style", STYLES)
-@settings(max_examples=8, deadline=None, derandomize=True)
+@settings(max_examples=8, derandomize=True)
 @given(seed=st.integers(0, 2**32 - 1), steps=st.integers(0, 4), weight=st.floats(0.0, 2.0))
 def test_search_with_unlimited_beam_matches_brute_force(style, kind, seed, steps, weight):
     log_probs = random_log_probs(np.random.default_rng(seed), steps, len(STYLES[style]))

@@ -61,7 +61,7 @@ def ways_to_cut(count):
 
 
 @given(spoken())
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 def test_make_cues_keeps_all_words_in_order(words):
     cues = make_cues(words)
     assert [word for cue in cues for word in cue.words] == words
@@ -69,7 +69,7 @@ def test_make_cues_keeps_all_words_in_order(words):
 
 
 @given(spoken())
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 def test_make_cues_limits_of_lines_and_times_hold(words):
     cues = make_cues(words)
     for cue, following in zip(cues, [*cues[1:], None], strict=False):
@@ -82,7 +82,7 @@ def test_make_cues_limits_of_lines_and_times_hold(words):
 
 
 @given(spoken())
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 def test_make_cues_stays_until_read_or_until_the_next_cue(words):
     cues = make_cues(words)
     for cue, following in zip(cues, [*cues[1:], None], strict=False):
@@ -93,7 +93,7 @@ def test_make_cues_stays_until_read_or_until_the_next_cue(words):
 
 @given(spoken(most_words=9))
 @example(speak("yes") + speak("no", start_s=0.7) + speak("well", start_s=1.0))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_make_cues_misses_no_more_reading_time_than_any_other_way_to_cut(words):
     """1 s and 20 characters a second are kept wherever a way to cut the words keeps them."""
     cuts = [0]
@@ -253,7 +253,7 @@ def test_to_json_writes_cues_with_words():
 
 
 @given(spoken(longest_word=30, most_words=15))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @pytest.mark.parametrize(("write", "name"), [(to_srt, "srt"), (to_vtt, "webvtt")])
 def test_files_are_read_back_by_ffmpeg(write, name, words):
     cues = make_cues(words)

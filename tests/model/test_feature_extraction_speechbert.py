@@ -332,7 +332,7 @@ def test_call_with_filters_too_narrow_for_a_frequency_warns():
 # --- Sizes
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     samples=st.integers(200, 6000),
     feature_type=st.sampled_from(FEATURE_TYPES),

@@ -171,7 +171,7 @@ def test_training_text_round_trips(tmp_path, checkpoint, vocabulary):
         assert tokenizer.decode(separated) == text
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(texts=st.lists(st.text(ALPHABET, max_size=25), min_size=1, max_size=4))
 def test_arbitrary_training_text_round_trips_with_characters(tmp_path_factory, texts):
     texts = [*texts, "a"]
@@ -181,7 +181,7 @@ def test_arbitrary_training_text_round_trips_with_characters(tmp_path_factory, t
         assert round_trip(tokenizer, text) == " ".join(text.replace(WORD_START, " ").split())
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(texts=st.lists(st.text(ALPHABET + "-?é😀", max_size=25), min_size=1, max_size=4))
 @pytest.mark.parametrize("fixture", ["minilm", "byte_level_bpe", "unigram"])
 def test_arbitrary_training_text_round_trips_with_native_units(request, tmp_path_factory, fixture, texts):

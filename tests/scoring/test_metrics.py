@@ -74,7 +74,7 @@ def test_count_errors_each_utterance_matches_edit_distance(corpus, unit):
         assert counted.hits + counted.substitutions + counted.insertions == len(units[1])
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.lists(st.tuples(st.text("ab ", max_size=8), st.text("ab ", max_size=8)), min_size=1, max_size=5))
 def test_count_errors_any_text_matches_jiwer(pairs):
     references, predictions = zip(*pairs, strict=True)
