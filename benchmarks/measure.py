@@ -80,6 +80,15 @@ def times_slower(seconds: list[float], reference: list[float]) -> float:
     return statistics.median(ours / theirs for ours, theirs in zip(seconds, reference, strict=True))
 
 
+def resident_gb(peak: bool = False) -> float:
+    """Return the memory in GB that this process has resident, or has had at most; NaN on other systems than Linux.
+
+    Unlike `ru_maxrss` the peak does not begin at what the process that started this one held.
+    """
+    used = _first_value("/proc/self/status", "VmHWM" if peak else "VmRSS")
+    return float("nan") if used is None else int(used.split()[0]) * 1024 / 1e9
+
+
 def markdown_table(rows: list[dict[str, Any]]) -> str:
     """Return rows as a Markdown table that is aligned in plain text too; the first row names the columns."""
     header = list(rows[0])
