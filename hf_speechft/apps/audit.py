@@ -56,7 +56,7 @@ def audit(
     split, as in a run with the same seed.
     """
     try:
-        units, normalizer = _find_units(model, subsampling, text_normalizer)
+        units, normalizer = find_units(model, subsampling, text_normalizer)
         columns = {"audio_column": audio_column, "text_column": text_column, "speaker_column": speaker_column}
         splits = {"train_split": train_split, "validation_split": validation_split, "test_split": test_split}
         options = {"config_name": dataset_config_name, "normalizer": normalizer, "seed": seed, **splits, **columns}
@@ -66,8 +66,20 @@ def audit(
         raise typer.Exit(1) from None
 
 
-def _find_units(model: str | None, subsampling: int | None, text_normalizer: str | None) -> "tuple[Units, str]":
-    """Take units and normaliser of a model, or characters."""
+def find_units(model: str | None, subsampling: int | None, text_normalizer: str | None) -> "tuple[Units, str]":
+    """Take units, features and normaliser of a model, or characters and the default features.
+
+    Args:
+        model: Folder or Hub id of a SpeechBERT model.
+        subsampling: Frames per step, in place of the model's, or of 4.
+        text_normalizer: Name of a normaliser, in place of the model's, or of "basic".
+
+    Returns:
+        What decides whether a transcript fits its sound, and the normaliser's name.
+
+    Raises:
+        ValueError: The subsampling is not possible, or the model cannot be loaded.
+    """
     if subsampling not in (None, *_SUBSAMPLINGS):
         raise ValueError(f"--subsampling is {subsampling}; front-ends make one step of 2, 4 or 8 frames")
     from hf_speechft.data.audit_checks import Units, count_character_steps
