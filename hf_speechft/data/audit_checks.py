@@ -234,5 +234,5 @@ def check_speakers(utterances: Sequence[Utterance]) -> Finding:
         if utterance.speaker_id in shared
     ]
     names = ", ".join(list(shared)[:_NAMES_SHOWN]) + (" …" if len(shared) > _NAMES_SHOWN else "")
-    message = f"{counted(len(shared), 'speaker')} in several splits ({names}): results are of voices trained on"
+    message = f"{counted(len(shared), 'speaker')} in several splits ({names}), which flatters the results"
     return Finding("speakers", "problem", message, "keep all utterances of a speaker in one split", flags)

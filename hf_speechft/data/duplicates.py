@@ -20,7 +20,7 @@ from tqdm.auto import tqdm
 from hf_speechft.data.findings import Finding, Flag, Utterance, counted
 
 _PIECE_BYTES = 4096
-_BATCH = 1000
+_BATCH = 100  # rows that are in memory at once, with their sound where the data set holds it
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +71,7 @@ def _across(groups: Sequence[Sequence[Utterance]]) -> Finding:
     check = "duplicates across splits"
     if not groups:
         return Finding(check, "fine", "no recording is in two splits")
-    message = f"{counted(len(groups), 'recording')} in several splits: results on them are of what was trained on"
+    message = f"{counted(len(groups), 'recording')} in several splits, which flatters the results"
     flags = [
         Flag(utterance, _same_as(group[0], utterance))
         for group in groups

@@ -17,7 +17,7 @@ def run(*arguments):
 def flawed(tmp_path):
     """A corpus in which train8 is too short for its words, and test0 is train4."""
     corpus = Corpus(tmp_path / "corpus")
-    corpus.set("train8.wav", samples=sound(0.3))
+    corpus.set("train8.wav", samples=sound(0.5))
     corpus.set("test0.wav", samples=corpus.rows["train4.wav"][3])
     return corpus.write()
 
