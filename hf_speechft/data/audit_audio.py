@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 from datasets import DatasetDict
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from hf_speechft.data.audio import AudioError, load_audio
 from hf_speechft.data.decoders import decode_blocks

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from datasets import DatasetDict
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from hf_speechft.data.findings import Finding, Flag, Utterance, counted
 

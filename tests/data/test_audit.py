@@ -8,7 +8,7 @@ import pytest
 
 from hf_speechft.data.audit import audit_corpus
 from hf_speechft.data.audit_checks import Units, count_character_steps
-from hf_speechft.data.corpora import load_corpus
+from hf_speechft.data.corpora import filter_corpus, load_corpus
 from tests.data.audit_corpora import RATE_HZ, Corpus, sound
 
 UNITS = Units(4, 16_000, lambda duration_s, times: math.ceil(100 * duration_s / times), count_character_steps)
@@ -155,6 +155,29 @@ def test_audit_corpus_puts_problems_first(tmp_path):
     severities = [finding.severity for finding in run(corpus.write()).findings]
     assert severities == sorted(severities, key=["problem", "look", "fine"].index)
     assert len(severities) == 16
+
+
+def test_audit_corpus_shows_progress_only_if_asked(tmp_path, capsys):
+    corpus = load_corpus(Corpus(tmp_path).write())
+    capsys.readouterr()
+    audit_corpus(corpus, UNITS)
+    assert capsys.readouterr().err == ""
+    audit_corpus(corpus, UNITS, show_progress=True)
+    shown = capsys.readouterr().err
+    assert "Listening to the sample" in shown
+    assert "Comparing files of equal size" in shown
+
+
+def test_audit_corpus_alignment_agrees_with_the_filter_of_training(tmp_path):
+    corpus = Corpus(tmp_path)
+    corpus.set("train8.wav", samples=sound(0.5))
+    loaded = load_corpus(corpus.write())
+    _, report = filter_corpus(
+        loaded["train"],
+        count_steps=lambda duration_s: UNITS.count_steps(duration_s, 4),
+        count_needed_steps=UNITS.count_needed_steps,
+    )
+    assert noted(audit_corpus(loaded, UNITS))["alignment at 4x"] == report.dropped["cannot be aligned"]
 
 
 @pytest.mark.speech
