@@ -8,6 +8,7 @@ from hf_speechft import __version__
 from hf_speechft.apps import lm
 from hf_speechft.apps.ablate import ablate
 from hf_speechft.apps.align import align
+from hf_speechft.apps.audit import audit
 from hf_speechft.apps.transcribe import transcribe
 from hf_speechft.apps.tune import tune
 
@@ -22,6 +23,7 @@ app = typer.Typer(
 )
 app.command()(transcribe)
 app.command()(align)
+app.command(context_settings={"token_normalize_func": lambda name: name.replace("_", "-")})(audit)
 app.command()(tune)
 app.command()(ablate)
 app.add_typer(lm.app, name="lm")

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     import torch
 
     from hf_speechft.decoding import CTCDecoder
+    from hf_speechft.model.configuration_speechbert import SpeechBertConfig
     from hf_speechft.model.modeling_speechbert import SpeechBertForCTC
     from hf_speechft.model.processing_speechbert import SpeechBertProcessor
 
@@ -55,6 +56,31 @@ def load_model(
             return model.to(target), processor
         except (RuntimeError, AssertionError) as error:  # torch asserts that it was built with CUDA
             raise ModelError(f"device {target} is not usable here: {_first_line(error)}") from error
+
+
+def load_processor(name_or_path: str) -> "tuple[SpeechBertConfig, SpeechBertProcessor]":
+    """Load the configuration and the processor of a SpeechBERT model, without its weights.
+
+    Args:
+        name_or_path: Folder or Hub id.
+
+    Returns:
+        Both.
+
+    Raises:
+        ModelError: Nothing is there, it is no SpeechBERT model, or parts are missing.
+    """
+    name = _resolve_model(name_or_path)
+    with _quiet_transformers():
+        from hf_speechft.model.configuration_speechbert import SpeechBertConfig
+        from hf_speechft.model.processing_speechbert import SpeechBertProcessor
+
+        _check_model_type(name)
+        try:
+            config = SpeechBertConfig.from_pretrained(name)
+            return config, SpeechBertProcessor.from_pretrained(name, trust_remote_code=False)
+        except Exception as error:  # tokenizers and JSON each raise their own kinds
+            raise ModelError(f"{name} cannot be loaded, it is incomplete or damaged: {_first_line(error)}") from error
 
 
 def load_decoder(

@@ -20,6 +20,8 @@ _HOME = {
     "load_demo": "demo",
     "FilterReport": "filters",
     "filter_corpus": "filters",
+    "Units": "audit_checks",
+    "audit_corpus": "audit",
     "expand_speeds": "augment",
     "SpeechCollator": "collate",
 }
