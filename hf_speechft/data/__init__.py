@@ -21,6 +21,7 @@ _HOME = {
     "FilterReport": "filters",
     "filter_corpus": "filters",
     "expand_speeds": "augment",
+    "SecondsBatchSampler": "batching",
     "SpeechCollator": "collate",
 }
 
