@@ -23,6 +23,7 @@ _HOME = {
     "Units": "audit_checks",
     "audit_corpus": "audit",
     "expand_speeds": "augment",
+    "SecondsBatchSampler": "batching",
     "SpeechCollator": "collate",
 }
 

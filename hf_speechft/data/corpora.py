@@ -7,6 +7,7 @@ Columns: `audio` ({"bytes", "path"}, not decoded), `text` (normalised), `speaker
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import math
 import os
@@ -15,7 +16,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from datasets import Audio, ClassLabel, Dataset, DatasetDict, Features, Value, concatenate_datasets
+from datasets import Audio, ClassLabel, Dataset, DatasetDict, Features, Value, concatenate_datasets, config
 
 from hf_speechft.data.audio import AudioError, audio_duration_s
 from hf_speechft.data.filters import FilterReport, filter_corpus
@@ -67,7 +68,7 @@ def load_corpus(
         speaker_column: Name of the column with speakers; found from the usual names otherwise, and not required.
         normalizer: Name of the text normaliser.
         seed: Seed of the cut, and of the demo corpus.
-        cache_dir: Where downloads and the demo corpus are kept.
+        cache_dir: Where downloads, the demo corpus and the durations of large corpora are kept.
         token: Hub token for private and gated data sets.
 
     Raises:
@@ -84,7 +85,7 @@ def load_corpus(
     wanted = {"train": train_split, "validation": validation_split, "test": test_split}
     chosen = _choose_splits(raw, wanted)
     splits = {
-        name: _standardize(data, name, audio_column, text_column, speaker_column, normalizer)
+        name: _standardize(data, name, audio_column, text_column, speaker_column, normalizer, cache_dir)
         for name, data in chosen.items()
     }
     return _cut_missing_splits(splits, seed)
@@ -129,6 +130,7 @@ def _standardize(
     text_column: str | None,
     speaker_column: str | None,
     normalizer: str,
+    cache_dir: str | os.PathLike | None,
 ) -> Dataset:
     """Give a raw split the columns of `COLUMNS`; the audio itself is not copied."""
     audio_column = _find_audio_column(raw, split, audio_column)
@@ -142,7 +144,7 @@ def _standardize(
     audio = raw.select_columns([audio_column])
     audio = audio if audio_column == "audio" else audio.rename_column(audio_column, "audio")
     audio = audio.cast_column("audio", Audio(decode=False))
-    facts = _read_headers(audio, split)
+    facts = _read_headers(audio, split, cache_dir)
     labels = Dataset.from_dict(
         {
             "text": [normalize_text(text, normalizer) for text in _column_text(raw, text_column)],
@@ -193,13 +195,16 @@ def _to_text(value: Any) -> str:
     return str(value)
 
 
-def _read_headers(audio: Dataset, split: str) -> Dataset:
+def _read_headers(audio: Dataset, split: str, cache_dir: str | os.PathLike | None) -> Dataset:
     """Read every clip's duration, with a progress bar; only small columns are written, never the audio."""
+    cache = _find_header_cache(audio, cache_dir)
     facts = audio.map(
         _read_header,
         remove_columns=["audio"],
         features=Features({name: Value("float64" if name == "duration_s" else "string") for name in _FACTS}),
         desc=f"Reading {split} headers",
+        cache_file_name=None if cache is None else str(cache),
+        load_from_cache_file=None if cache is None else _has_no_error(cache),
     )
     errors = [error for error in facts["error"] if error]
     if errors:
@@ -210,6 +215,40 @@ def _read_headers(audio: Dataset, split: str) -> Dataset:
 
 
 _FACTS = ("duration_s", "file_name", "error")
+CACHED_FROM_CLIPS = 1_000  # fewer are read in a second
+
+
+def _find_header_cache(audio: Dataset, cache_dir: str | os.PathLike | None) -> Path | None:
+    """Name the file for the headers of these audio files as they are now; None leaves it to `datasets`.
+
+    `datasets` keeps what it computes from a table on disk; one that was read from a folder or a manifest is not.
+    """
+    if audio.cache_files or len(audio) < CACHED_FROM_CLIPS:
+        return None
+    paths = [clip.get("path") or "" for clip in audio["audio"] if clip is not None and clip.get("bytes") is None]
+    if len(paths) < len(audio):
+        return None
+    folder = Path(cache_dir or config.HF_DATASETS_CACHE) / "hf_speechft_headers"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        logger.debug("headers are read each time, as %s cannot be written: %s", folder, error)
+        return None
+    content = hashlib.sha256(repr([(path, _file_state(path)) for path in paths]).encode())
+    return folder / f"{content.hexdigest()[:32]}.arrow"
+
+
+def _file_state(path: str) -> tuple[int, int] | None:
+    try:
+        state = os.stat(path)
+    except OSError:
+        return None
+    return state.st_size, state.st_mtime_ns
+
+
+def _has_no_error(cache: Path) -> bool:
+    """Tell whether a cache can be used: files that were unreadable are tried again, as a package may now be there."""
+    return cache.is_file() and not any(Dataset.from_file(str(cache))["error"])
 
 
 def _read_header(row: dict[str, Any]) -> dict[str, Any]:

@@ -100,7 +100,7 @@ class CardFacts:
     text_normalizer: str | None = None
     epochs: float | None = None
     optimizer_steps: int | None = None
-    batch_size: int | None = None
+    batch_size: int | str | None = None
     optimizer: str | None = None
     scheduler: str | None = None
     learning_rate: float | None = None

@@ -195,6 +195,14 @@ class SpeechTrainingArguments(TrainingArguments):
     train_sampling_strategy: str = field(
         default="group_by_length", metadata={"help": "'group_by_length' puts clips of like duration in a batch."}
     )
+    batch_seconds: float | None = field(
+        default=None,
+        metadata={
+            "help": "Seconds of a training batch, padding included, on each device: clips of like duration, as many "
+            "as fit. Takes the place of per_device_train_batch_size."
+        },
+    )
+    batch_clips: int | None = field(default=None, metadata={"help": "With --batch_seconds, clips in a batch at most."})
     length_column_name: str = field(default="duration_s", metadata={"help": "Column with durations."})
     remove_unused_columns: bool = field(default=False, metadata={"help": "Must stay False: the collator needs audio."})
     restore_callback_states_from_checkpoint: bool = field(
@@ -230,15 +238,23 @@ class SpeechTrainingArguments(TrainingArguments):
         for name in ("learning_rate", "new_learning_rate"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise ValueError(f"--{name} is {getattr(self, name)}; it needs to be a number from 0 up")
-        if not self.warmup_epochs > 0:
-            raise ValueError(f"--warmup_epochs is {self.warmup_epochs}; it needs to be above 0")
-        if self.step_lr_epochs is not None and not self.step_lr_epochs > 0:
-            raise ValueError(f"--step_lr_epochs is {self.step_lr_epochs}; it needs to be above 0")
+        for name in ("warmup_epochs", "step_lr_epochs", "batch_seconds", "batch_clips"):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise ValueError(f"--{name} is {value}; it needs to be above 0")
 
     def _check_choices(self) -> None:
         if self.train_sampling_strategy not in SAMPLING_STRATEGIES:
             known = ", ".join(SAMPLING_STRATEGIES)
             raise ValueError(f"--train_sampling_strategy is {self.train_sampling_strategy!r}; choose one of {known}")
+        if self.batch_seconds is None and self.batch_clips is not None:
+            raise ValueError("--batch_clips limits the batches that --batch_seconds makes; give that as well")
+        if self.batch_seconds is not None and (
+            self.train_sampling_strategy != "group_by_length" or self.auto_find_batch_size
+        ):
+            raise ValueError(
+                "--batch_seconds chooses the batches; leave --train_sampling_strategy and --auto_find_batch_size out"
+            )
         if self.method not in METHODS:
             raise ValueError(f"--method is {self.method!r}; choose one of {', '.join(METHODS)}")
         if self.method == "staged" and self.step_lr_epochs is not None:

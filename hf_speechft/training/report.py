@@ -19,7 +19,7 @@ from hf_speechft.scoring.bootstrap import bootstrap_interval, paired_bootstrap
 from hf_speechft.scoring.curves import plot_training_curves
 from hf_speechft.scoring.metrics import ErrorCounts, count_errors, total
 from hf_speechft.sharing.card import CardFacts, ResultFacts, SampleFacts, SplitFacts, render_card
-from hf_speechft.training.arguments import PACKAGED_MINILM, Arguments, ModelArguments
+from hf_speechft.training.arguments import PACKAGED_MINILM, Arguments, ModelArguments, SpeechTrainingArguments
 from hf_speechft.training.checkpoints import METRICS_FILE
 from hf_speechft.training.decode import Decoding
 from hf_speechft.training.warmup import WarmupFacts
@@ -192,7 +192,6 @@ def _card_facts(arguments: Arguments, facts: RunFacts, results: Sequence[ResultF
     model, data, training = arguments
     step_schedule = f"StepLR every {training.step_lr_epochs} epochs, factor {training.step_lr_gamma}"
     packaged = model.model_name_or_path == PACKAGED_MINILM
-    processes = training.world_size * training.gradient_accumulation_steps
     return CardFacts(
         model_name=Path(training.hub_model_id or training.output_dir).name,
         text_checkpoint=MINILM_ON_THE_HUB if packaged else model.model_name_or_path,
@@ -223,7 +222,7 @@ def _card_facts(arguments: Arguments, facts: RunFacts, results: Sequence[ResultF
         text_normalizer=data.text_normalizer,
         epochs=facts.epochs,
         optimizer_steps=facts.optimizer_steps,
-        batch_size=training.per_device_train_batch_size * processes,
+        batch_size=_batch_size(training),
         optimizer=str(getattr(training.optim, "value", training.optim)),
         scheduler=step_schedule if training.step_lr_epochs else str(training.lr_scheduler_type.value),
         learning_rate=training.learning_rate,
@@ -237,6 +236,15 @@ def _card_facts(arguments: Arguments, facts: RunFacts, results: Sequence[ResultF
         command=command_line(),
         versions=_versions(),
     )
+
+
+def _batch_size(training: SpeechTrainingArguments) -> int | str:
+    """What one update learns from: a number of utterances, or seconds of speech."""
+    batches = training.world_size * training.gradient_accumulation_steps
+    if training.batch_seconds is None:
+        return training.per_device_train_batch_size * batches
+    seconds = f"at most {training.batch_seconds * batches:g} s of speech, padding included"
+    return seconds if training.batch_clips is None else f"{seconds}, and {training.batch_clips * batches} utterances"
 
 
 def _warmup(warmup: WarmupFacts | None) -> str | None:

@@ -1,23 +1,29 @@
 """SpeechTrainer: the Hugging Face Trainer with two learning rates and greedy CTC decoding at evaluation."""
 
 import errno
+import logging
 import math
 import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 import torch
-from torch.utils.data import Sampler, SequentialSampler
+from torch.utils.data import DataLoader, Sampler, SequentialSampler
 from transformers import EvalPrediction, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_pt_utils import LengthGroupedSampler
+from transformers.trainer_utils import seed_worker
 
+from hf_speechft.data.batching import SecondsBatchSampler, padding_share
 from hf_speechft.model.modeling_speechbert import best_path, needed_steps
 from hf_speechft.scoring.metrics import CER, WER
 from hf_speechft.sharing.save import FULL_BELOW_BYTES, SaveError
 from hf_speechft.training.arguments import SpeechTrainingArguments
 from hf_speechft.training.checkpoints import STATE_FILE
 from hf_speechft.training.optim import group_parameters, hold_waiting_groups, step_schedule
+
+logger = logging.getLogger(__name__)
 
 
 class SpeechTrainer(Trainer):
@@ -62,7 +68,10 @@ class SpeechTrainer(Trainer):
         return self.lr_scheduler
 
     def _updates_per_epoch(self) -> int:
-        batches = math.ceil(len(self.train_dataset) / (self._train_batch_size * self.args.world_size))
+        if self.args.batch_seconds is None:
+            batches = math.ceil(len(self.train_dataset) / (self._train_batch_size * self.args.world_size))
+        else:
+            batches = len(self._make_batch_sampler()) // self.args.world_size
         return math.ceil(batches / self.args.gradient_accumulation_steps)
 
     def _save_checkpoint(self, model: torch.nn.Module, trial: object) -> None:
@@ -87,16 +96,60 @@ class SpeechTrainer(Trainer):
         else:
             self._load_from_checkpoint(checkpoint)
 
+    def get_train_dataloader(self) -> DataLoader:
+        """Make batches by seconds where `--batch_seconds` is given, else those of the Trainer.
+
+        The loss is a mean over the utterances of a batch, and an update the mean over the batches of all processes and
+        accumulation steps. So a clip of a batch of n weighs 1/n of what the batch does, and with batches by seconds
+        long clips weigh more than short ones; see `SecondsBatchSampler`.
+        """
+        if self.args.batch_seconds is None:
+            return super().get_train_dataloader()
+        args, sampler = self.args, self._make_batch_sampler()
+        if self.is_world_process_zero():
+            share = padding_share(sampler.make_batches(0), sampler.durations_s)
+            logger.info(
+                "%d batches an epoch, %g s at most; %.1f %% is padding",
+                *(len(sampler), args.batch_seconds, 100 * share),
+            )
+        loader = DataLoader(  # the Trainer's own, which takes no batch sampler
+            self.train_dataset,
+            batch_sampler=sampler,
+            collate_fn=self.data_collator,
+            num_workers=args.dataloader_num_workers,
+            pin_memory=args.dataloader_pin_memory,
+            persistent_workers=args.dataloader_persistent_workers,
+            prefetch_factor=args.dataloader_prefetch_factor,
+            worker_init_fn=partial(seed_worker, num_workers=args.dataloader_num_workers, rank=args.process_index),
+        )
+        return self.accelerator.prepare(loader)
+
+    def _make_batch_sampler(self) -> SecondsBatchSampler:
+        return SecondsBatchSampler(
+            self.train_dataset[self.args.length_column_name][:],
+            self.args.batch_seconds * max(1, self.args.n_gpu),  # torch.nn.DataParallel cuts a batch up
+            max_clips=self.args.batch_clips and self.args.batch_clips * max(1, self.args.n_gpu),
+            num_processes=self.args.world_size,
+            seed=self._order_seed,
+            find_epoch=self._find_epoch,
+        )
+
+    @property
+    def _order_seed(self) -> int:
+        return self.args.seed if self.args.data_seed is None else self.args.data_seed
+
+    def _find_epoch(self) -> int:
+        return self.state.global_step // self._updates_per_epoch()
+
     def _get_train_sampler(self, train_dataset: torch.utils.data.Dataset | None = None) -> Sampler | None:
         """Group by length in an order that depends on the seed and the epoch only."""
         if self.args.train_sampling_strategy != "group_by_length":
             return super()._get_train_sampler(train_dataset)
         dataset = self.train_dataset if train_dataset is None else train_dataset
-        seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
         return EpochSampler(
             self.args.train_batch_size * self.args.gradient_accumulation_steps,
             lengths=dataset[self.args.length_column_name][:],
-            find_seed=lambda: seed + self.state.global_step // self._updates_per_epoch(),
+            find_seed=lambda: self._order_seed + self._find_epoch(),
         )
 
     def _get_eval_sampler(self, eval_dataset: torch.utils.data.Dataset) -> SequentialSampler:

@@ -10,7 +10,8 @@ import pytest
 import soundfile
 from datasets import Audio, ClassLabel, Dataset, DatasetDict
 
-from hf_speechft.data.audio import load_audio
+from hf_speechft.data import corpora
+from hf_speechft.data.audio import AudioError, load_audio
 from hf_speechft.data.corpora import COLUMNS, filter_corpus, load_corpus
 
 
@@ -325,3 +326,70 @@ def test_load_corpus_real_speech_matches_its_description(name, utterances, minut
 def test_load_corpus_noise_without_transcripts_raises(speech_folder):
     with pytest.raises(ValueError, match="no text column .*its columns are file_name, category"):
         load_corpus(speech_folder / "noise_esc10")
+
+
+@pytest.fixture
+def header_reads(monkeypatch, tmp_path):
+    """A function that loads a corpus, its cache in `tmp_path / "cache"`, and counts the headers that it reads."""
+    reads, read = [], corpora.audio_duration_s
+    monkeypatch.setattr(corpora, "CACHED_FROM_CLIPS", 1)
+    monkeypatch.setattr(corpora, "audio_duration_s", lambda clip: reads.append(clip["path"]) or read(clip))
+
+    def load(source):
+        reads.clear()
+        train = load_corpus(source, cache_dir=tmp_path / "cache")["train"]
+        return len(reads), train["duration_s"][:]
+
+    return load
+
+
+def test_load_corpus_again_takes_durations_from_the_cache(tmp_path, header_reads):
+    audio_folder(tmp_path / "corpus")
+    reads, durations = header_reads(tmp_path / "corpus")
+    assert reads == 12
+    assert durations == pytest.approx([0.1, 0.2, 0.3, 0.4])
+    assert header_reads(tmp_path / "corpus") == (0, durations)
+
+
+def test_load_corpus_reads_the_headers_of_a_split_with_a_changed_file_again(tmp_path, header_reads):
+    audio_folder(tmp_path / "corpus")
+    header_reads(tmp_path / "corpus")
+    write_clip(tmp_path / "corpus" / "train" / "train1.wav", 0.9)
+    reads, durations = header_reads(tmp_path / "corpus")
+    assert reads == 4
+    assert durations == pytest.approx([0.1, 0.9, 0.3, 0.4])
+
+
+def test_load_corpus_tries_unreadable_files_again(tmp_path, header_reads, monkeypatch):
+    audio_folder(tmp_path / "corpus")
+    with monkeypatch.context() as context:
+        context.setattr(corpora, "audio_duration_s", _fail_for("train2.wav", corpora.audio_duration_s))
+        _, durations = header_reads(tmp_path / "corpus")
+        assert math.isnan(durations[2])
+    assert header_reads(tmp_path / "corpus") == (4, pytest.approx([0.1, 0.2, 0.3, 0.4]))
+    assert header_reads(tmp_path / "corpus")[0] == 0
+
+
+def _fail_for(name, read):
+    def fail(clip):
+        if clip["path"].endswith(name):
+            raise AudioError("needs another package")
+        return read(clip)
+
+    return fail
+
+
+def test_load_corpus_saved_dataset_again_takes_durations_from_the_cache_of_datasets(tmp_path, header_reads):
+    write_clip(tmp_path / "a.wav")
+    split = Dataset.from_dict({"audio": [str(tmp_path / "a.wav")] * 4, "text": ["word"] * 4})
+    split = split.cast_column("audio", Audio(decode=False))
+    DatasetDict({name: split for name in ("train", "validation", "test")}).save_to_disk(tmp_path / "saved")
+    assert header_reads(tmp_path / "saved")[0] == 12
+    assert header_reads(tmp_path / "saved") == (0, [0.5] * 4)
+
+
+def test_load_corpus_where_the_cache_cannot_be_written_reads_the_headers(tmp_path, header_reads):
+    audio_folder(tmp_path / "corpus")
+    (tmp_path / "cache").write_text("a file")
+    assert header_reads(tmp_path / "corpus")[0] == 12
+    assert header_reads(tmp_path / "corpus")[0] == 12

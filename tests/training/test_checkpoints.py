@@ -190,9 +190,10 @@ def evaluations(run):
     [
         (EPOCHS, 4),  # at the end of an epoch of 4 updates
         (STEPS, 6),  # in the middle of one
+        (STEPS | {"batch_seconds": 16}, 6),
         (EPOCHS | {"frontend": "rnn", "step_lr_epochs": 1, "early_stopping_patience": 2, "optim": "adamw_torch"}, 4),
     ],
-    ids=["epochs", "steps", "rnn"],
+    ids=["epochs", "steps", "seconds", "rnn"],
 )
 def test_resumed_run_equals_the_run_that_was_not_interrupted(argv, tmp_path, options, resumed_from):
     whole = FineTuning(parse_arguments(argv(tmp_path / "whole", **options)))

@@ -219,3 +219,21 @@ def test_describe_hardware_names_cores_or_gpu():
 
 def test_peak_memory_is_plausible():
     assert 0.1 < peak_memory_gb() < 1000
+
+
+@pytest.mark.parametrize(
+    ("options", "batch_size"),
+    [
+        (["--per_device_train_batch_size", "6"], "12"),
+        (["--batch_seconds", "40"], "at most 80 s of speech, padding included"),
+        (
+            ["--batch_seconds", "2.5", "--batch_clips", "8"],
+            "at most 5 s of speech, padding included, and 16 utterances",
+        ),
+    ],
+)
+def test_card_says_what_an_update_learns_from(tmp_path, options, batch_size):
+    common = ["--dataset", "corpus", "--output_dir", str(tmp_path), "--bf16", "false"]
+    arguments = parse_arguments([*common, "--gradient_accumulation_steps", "2", *options])
+    write_report(tmp_path, arguments, make_facts())
+    assert f"| batch size | {batch_size} |" in (tmp_path / "README.md").read_text()

@@ -2,12 +2,17 @@
 
 import copy
 import errno
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import jiwer
 import pytest
 import torch
 from datasets import concatenate_datasets
-from transformers import EvalPrediction, Trainer, TrainerState
+from transformers import EvalPrediction, Trainer, TrainerCallback, TrainerState
 from transformers.trainer_pt_utils import LengthGroupedSampler
 
 from hf_speechft.data.collate import SpeechCollator
@@ -15,6 +20,8 @@ from hf_speechft.sharing.save import SaveError
 from hf_speechft.training.arguments import parse_arguments
 from hf_speechft.training.finetune import FineTuning
 from hf_speechft.training.trainer import EpochSampler, SpeechTrainer, TrainingClock, error_rates
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -170,6 +177,134 @@ def test_epoch_sampler_begins_with_the_longest_and_ends_with_the_batch_that_is_n
     assert {tuple(order[start : start + 8]) for start in range(0, whole, 8)} == {
         tuple(grouped[start : start + 8]) for start in range(0, whole, 8)
     }
+
+
+SECONDS = {"batch_seconds": 3, "speed_factors": [0.9, 1.0], "eval_strategy": "no", "save_strategy": "no"}
+SECONDS |= {"load_best_model_at_end": False}
+
+
+class Ears(TrainerCallback):
+    """A collator that notes what goes into each batch, and how many there were and at what rate at each update."""
+
+    def __init__(self, collator):
+        self.collator, self.batches, self.updates, self.rates = collator, [], [], []
+
+    def __call__(self, rows):
+        self.batches.append([row["utterance_id"] for row in rows])
+        return self.collator(rows)
+
+    def on_step_begin(self, args, state, control, **kwargs):
+        self.updates.append(len(self.batches))
+        self.rates.append(min(kwargs["lr_scheduler"].get_last_lr()))
+
+
+def listen(run):
+    ears = run.trainer.data_collator = Ears(run.trainer.data_collator)
+    run.trainer.add_callback(ears)
+    return ears
+
+
+@pytest.mark.parametrize("accumulation", [1, 2, 3])
+def test_batch_seconds_every_count_of_updates_is_right(argv, tmp_path, accumulation):
+    options = SECONDS | {"gradient_accumulation_steps": accumulation, "num_train_epochs": 3, "step_lr_epochs": 2}
+    run = FineTuning(parse_arguments(argv(tmp_path, **options)))
+    ears, trainer = listen(run), run.trainer
+    trainer.train()
+    epoch_batches = len(trainer.get_train_dataloader())
+    updates = -(-epoch_batches // accumulation)
+    assert len(ears.batches) == 3 * epoch_batches
+    assert trainer.state.global_step == trainer.state.max_steps == 3 * updates
+    assert trainer._updates_per_epoch() == updates
+    assert trainer.state.epoch == 3
+    assert ears.rates == pytest.approx([3e-4] * 2 * updates + [3e-5] * updates)  # of the body
+
+
+def test_batch_seconds_each_epoch_hears_every_clip_once_in_another_order_within_the_budget(argv, tmp_path):
+    run = FineTuning(parse_arguments(argv(tmp_path, **SECONDS, num_train_epochs=2, batch_clips=5)))
+    ears, train = listen(run), run.splits["train"]
+    run.trainer.train()
+    durations = dict(zip(train["utterance_id"], train["duration_s"], strict=True))
+    half = len(ears.batches) // 2
+    for epoch in (ears.batches[:half], ears.batches[half:]):
+        assert sorted(name for batch in epoch for name in batch) == sorted(durations)
+    assert ears.batches[:half] != ears.batches[half:]
+    assert all(len(batch) * max(map(durations.get, batch)) <= 3 + 1e-9 for batch in ears.batches)
+    assert max(map(len, ears.batches)) == 5
+
+
+def test_batch_seconds_decodes_nothing_before_the_first_batch(argv, tmp_path, monkeypatch):
+    decoded = []
+    monkeypatch.setattr(
+        "hf_speechft.data.collate.load_audio", lambda clip, rate: decoded.append(clip) or torch.zeros(rate).numpy()
+    )
+    run = FineTuning(parse_arguments(argv(tmp_path, **SECONDS, max_steps=1)))
+    ears = listen(run)
+    assert len(run.trainer.get_train_dataloader()) > 3
+    run.trainer.create_optimizer_and_scheduler(10)
+    assert decoded == []
+    run.trainer.train()
+    assert ears.updates == [2]  # Accelerate looks one batch ahead
+    assert len(decoded) == sum(map(len, ears.batches))
+
+
+def test_batch_seconds_with_workers_makes_the_same_batches(argv, tmp_path):
+    def lengths(**options):
+        run = FineTuning(parse_arguments(argv(tmp_path, **SECONDS, **options)))
+        return [batch["labels"].tolist() for batch in run.trainer.get_train_dataloader()]
+
+    assert lengths(dataloader_num_workers=1) == lengths()
+
+
+# What each of two processes hears in two epochs, the second of them from its third batch on.
+TWO_PROCESSES = """
+import json
+import sys
+
+from accelerate import skip_first_batches
+from hf_speechft.training.arguments import parse_arguments
+from hf_speechft.training.finetune import FineTuning
+
+trainer = FineTuning(parse_arguments(sys.argv[1:])).trainer
+heard = []
+collate = trainer.data_collator
+trainer.data_collator = lambda rows: heard.append([row["utterance_id"] for row in rows]) or collate(rows)
+loader = trainer.get_train_dataloader()
+updates = trainer._updates_per_epoch()
+result = {"batches": len(loader), "updates": updates}
+for epoch, skipped in ((0, 0), (1, 0), (1, 2)):
+    heard.clear()
+    trainer.state.global_step = epoch * updates + skipped
+    for _ in skip_first_batches(loader, skipped) if skipped else loader:
+        pass
+    result[f"{epoch} from {skipped}"] = list(heard)
+trainer.state.global_step = 0
+heard.clear()
+trainer.train()
+result |= {"trained on": heard, "steps": trainer.state.global_step, "max_steps": trainer.state.max_steps}
+with open(f"{trainer.args.output_dir}{trainer.args.process_index}.json", "w") as file:
+    json.dump(result, file)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("batch_seconds", [3, 0.5])
+def test_batch_seconds_two_processes_hear_every_clip_once(argv, tmp_path, corpus, batch_seconds):
+    (tmp_path / "two.py").write_text(TWO_PROCESSES)
+    options = SECONDS | {"batch_seconds": batch_seconds, "num_train_epochs": 1}
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    launch += [str(tmp_path / "two.py"), *argv(tmp_path / "run", **options)]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    ran = subprocess.run(launch, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
+    assert ran.returncode == 0, ran.stderr[-3000:]
+    one, other = (json.loads((tmp_path / f"run{process}.json").read_text()) for process in range(2))
+    clips = sorted(f"train{index}.wav{speed}" for index in range(48) for speed in ("", "@0.9"))
+    for epoch in ("0 from 0", "1 from 0", "trained on"):
+        assert len(one[epoch]) == len(other[epoch]) == one["batches"]
+        assert sorted(name for batch in one[epoch] + other[epoch] for name in batch) == clips
+    assert one["0 from 0"] == one["trained on"] != one["1 from 0"]
+    assert one["1 from 2"] == one["1 from 0"][2:]
+    for process in (one, other):
+        assert process["updates"] == process["steps"] == process["max_steps"] == process["batches"]
 
 
 @pytest.fixture
