@@ -20,7 +20,10 @@ _HOME = {
     "load_demo": "demo",
     "FilterReport": "filters",
     "filter_corpus": "filters",
+    "Augmentation": "augment",
+    "add_silence": "augment",
     "expand_speeds": "augment",
+    "SoundFolder": "sounds",
     "SpeechCollator": "collate",
 }
 
