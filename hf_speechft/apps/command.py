@@ -8,6 +8,7 @@ from hf_speechft import __version__
 from hf_speechft.apps import lm
 from hf_speechft.apps.ablate import ablate
 from hf_speechft.apps.align import align
+from hf_speechft.apps.augment_preview import augment_preview
 from hf_speechft.apps.transcribe import transcribe
 from hf_speechft.apps.tune import tune
 
@@ -24,6 +25,7 @@ app.command()(transcribe)
 app.command()(align)
 app.command()(tune)
 app.command()(ablate)
+app.command()(augment_preview)
 app.add_typer(lm.app, name="lm")
 
 
