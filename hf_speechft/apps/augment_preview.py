@@ -7,16 +7,13 @@ import typer
 
 if TYPE_CHECKING:
     import numpy as np
-    from matplotlib.axes import Axes
 
     from hf_speechft.data.augment import Augmentation
-    from hf_speechft.model.feature_extraction_speechbert import SpeechBertFeatureExtractor
 
 RATE_HZ = 16_000
 ROW_INCHES = 1.7
 COLOUR = "#0072B2"  # Okabe and Ito's blue
-
-Clips = "dict[str, np.ndarray]"
+MASKED = "SpecAugment"  # of the clip, in the spectrogram only: the model does it
 
 
 def augment_preview(
@@ -44,8 +41,20 @@ def augment_preview(
         float, typer.Option("--silence-share", "--silence_share", help="Of clips without speech.")
     ] = 1.0,
     speed_factors: Annotated[
-        list[float], typer.Option("--speed-factors", "--speed_factors", help="Give it once for each speed.")
-    ] = [1.0],  # noqa: B006: typer reads it and copies it
+        list[float] | None, typer.Option("--speed-factors", "--speed_factors", help="Give it once for each speed.")
+    ] = None,
+    mask_time_prob: Annotated[
+        float, typer.Option("--mask-time-prob", "--mask_time_prob", help="SpecAugment: share of frames; 0 is none.")
+    ] = 0.1,
+    mask_time_length: Annotated[
+        int, typer.Option("--mask-time-length", "--mask_time_length", min=1, help="Frames in a time mask.")
+    ] = 20,
+    mask_feature_prob: Annotated[
+        float, typer.Option("--mask-feature-prob", "--mask_feature_prob", help="Share of mel bins; 0 is none.")
+    ] = 0.2,
+    mask_feature_length: Annotated[
+        int, typer.Option("--mask-feature-length", "--mask_feature_length", min=1, help="Mel bins in a mask.")
+    ] = 10,
     seed: Annotated[int, typer.Option(help="Another one draws other places, rooms, ratios and gains.")] = 42,
     audio_dir: Annotated[
         Path | None, typer.Option("--audio-dir", metavar="DIR", help="Write a WAV file of each there, to listen to.")
@@ -71,17 +80,22 @@ def augment_preview(
             telephone_prob=telephone_prob,
             silence_share=silence_share,
         )
-        clips = _make_clips(clip, make_augmentation(arguments, RATE_HZ), speed_factors, seed)
-        _draw(clips, output)
+        clips = _make_clips(clip, make_augmentation(arguments, RATE_HZ), speed_factors or [1.0], seed)
         if audio_dir is not None:
             _write_audio(clips, audio_dir)
+        if mask_time_prob > 0 or mask_feature_prob > 0:
+            clips[MASKED] = clips["clip"]
+        masks = ((mask_time_prob, mask_time_length), (mask_feature_prob, mask_feature_length))
+        _draw(clips, output, masks, seed)
     except (ValueError, OSError, ImportError) as error:
         typer.echo(f"hf-speechft: {error}", err=True)
         raise typer.Exit(1) from None
     typer.echo(f"{output}: {', '.join(clips)}")
 
 
-def _make_clips(clip: str, augmentation: "Augmentation | None", speeds: list[float], seed: int) -> Clips:
+def _make_clips(
+    clip: str, augmentation: "Augmentation | None", speeds: list[float], seed: int
+) -> "dict[str, np.ndarray]":
     """The clip and its variants `(samples,)`, by name."""
     import numpy as np
 
@@ -129,50 +143,62 @@ def _always(augmentation: "Augmentation") -> "Augmentation":
     return replace(augmentation, **{name: float(getattr(augmentation, name) > 0) for name in names})
 
 
-def _draw(clips: Clips, path: Path) -> None:
+def _draw(
+    clips: "dict[str, np.ndarray]", path: Path, masks: tuple[tuple[float, int], tuple[float, int]], seed: int
+) -> None:
+    """Draw a row for each clip; all rows have the axes and the colours that suit the first one and the longest."""
+    import numpy as np
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    from hf_speechft.model.feature_extraction_speechbert import SpeechBertFeatureExtractor
-
-    extractor = SpeechBertFeatureExtractor(feature_type="log_mel", normalize="none")
+    features = _log_mel(clips, masks, seed)
+    colours = {"vmin": features["clip"].min(), "vmax": features["clip"].max(), "cmap": "magma"}
+    loudest = max(float(np.abs(waveform).max()) for waveform in clips.values()) or 1.0
     figure = Figure(figsize=(11, ROW_INCHES * len(clips) + 0.4), layout="constrained")
     FigureCanvasAgg(figure)
-    rows = figure.subplots(len(clips), 2, squeeze=False, sharex="all")
-    limits = None
+    rows = figure.subplots(len(clips), 2, squeeze=False)
     for (wave, spectrum), (name, waveform) in zip(rows, clips.items(), strict=True):
-        _draw_waveform(wave, name, waveform)
-        limits = _draw_spectrogram(spectrum, waveform, extractor, limits)
+        wave.plot(np.arange(len(waveform)) / RATE_HZ, waveform, color=COLOUR, linewidth=0.4)
+        wave.set(ylabel=name, ylim=(-loudest, loudest))
+        duration_s = len(waveform) / RATE_HZ
+        extent = (0.0, duration_s, 0, len(features[name].T))
+        spectrum.imshow(features[name].T, origin="lower", aspect="auto", extent=extent, **colours)
+        spectrum.set_ylabel("mel")
+    for panel in rows.flat:
+        panel.set_xlim(0, max(map(len, clips.values())) / RATE_HZ)
     for panel in rows[-1]:
         panel.set_xlabel("seconds")
     figure.savefig(path, format="png", dpi=110)
 
 
-def _draw_waveform(panel: "Axes", name: str, waveform: "np.ndarray") -> None:
+def _log_mel(
+    clips: "dict[str, np.ndarray]", masks: tuple[tuple[float, int], tuple[float, int]], seed: int
+) -> "dict[str, np.ndarray]":
+    """Features `(frames, mels)`, by name; where the model masks, they are at the mean of their mel bin."""
     import numpy as np
+    import torch
 
-    panel.plot(np.arange(len(waveform)) / RATE_HZ, waveform, color=COLOUR, linewidth=0.4)
-    panel.set_ylim(-1, 1)
-    panel.set_ylabel(name)
+    from hf_speechft.model.feature_extraction_speechbert import SpeechBertFeatureExtractor
+    from hf_speechft.model.modeling_speechbert import span_mask
+
+    extractor = SpeechBertFeatureExtractor(feature_type="log_mel", normalize="none")
+    features = {
+        name: extractor(waveform, sampling_rate=RATE_HZ, return_tensors="np")["input_features"][0]
+        for name, waveform in clips.items()
+    }
+    if MASKED in features:
+        torch.manual_seed(seed)
+        sizes = features[MASKED].shape
+        frames, mels = (
+            span_mask(torch.tensor([size]), size, *mask, min_spans=0)[0].numpy()
+            for size, mask in zip(sizes, masks, strict=True)
+        )
+        hidden = frames[:, None] | mels[None, :]
+        features[MASKED] = np.where(hidden, features[MASKED].mean(axis=0), features[MASKED])
+    return features
 
 
-def _draw_spectrogram(
-    panel: "Axes",
-    waveform: "np.ndarray",
-    extractor: "SpeechBertFeatureExtractor",
-    limits: tuple[float, float] | None,
-) -> tuple[float, float]:
-    """Draw log-mel features; all spectrograms have the colours of the first one's range, which is returned."""
-    (features,) = extractor(waveform, sampling_rate=RATE_HZ, return_tensors="np")["input_features"]  # (frames, mels)
-    limits = limits or (float(features.min()), float(features.max()))
-    extent = (0.0, len(waveform) / RATE_HZ, 0, features.shape[1])
-    low, high = limits
-    panel.imshow(features.T, origin="lower", aspect="auto", extent=extent, vmin=low, vmax=high, cmap="magma")
-    panel.set_ylabel("mel")
-    return limits
-
-
-def _write_audio(clips: Clips, folder: Path) -> None:
+def _write_audio(clips: "dict[str, np.ndarray]", folder: Path) -> None:
     import soundfile
 
     folder.mkdir(parents=True, exist_ok=True)

@@ -29,15 +29,16 @@ def test_augment_preview_draws_the_clip_and_each_augmentation(clip, tmp_path, no
     picture = tmp_path / "all.png"
     result = preview(clip, "--noise-dir", noise_dir, "--speed-factors", "0.9", "--speed-factors", "1.0", "-o", picture)
     assert result.exit_code == 0, result.stderr
-    names = "clip, speed 0.9, noise, room, telephone, gain, all of these, no speech"
+    names = "clip, speed 0.9, noise, room, telephone, gain, all of these, no speech, SpecAugment"
     assert result.stdout == f"{picture}: {names}\n"
     height, width, _ = image.imread(picture).shape
-    assert (width, height) == (1_210, round(110 * (8 * ROW_INCHES + 0.4)))
+    assert (width, height) == (1_210, round(110 * (9 * ROW_INCHES + 0.4)))
 
 
 def test_augment_preview_takes_the_options_of_a_run(clip, tmp_path, noise_dir):
     options = ["--noise_dir", noise_dir, "--noise_prob", "0.5", "--noise_snr_db", "0", "3"]
     off = ["--reverb_prob", "0", "--gain_db", "0", "--telephone_prob", "0", "--silence_share", "0"]
+    off += ["--mask_time_prob", "0", "--mask_feature_prob", "0"]
     picture = tmp_path / "noise.png"
     result = preview(clip, *options, *off, "-o", picture)
     assert (result.exit_code, result.stdout) == (0, f"{picture}: clip, noise\n")
