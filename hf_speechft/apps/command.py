@@ -9,6 +9,7 @@ from hf_speechft.apps import lm
 from hf_speechft.apps.ablate import ablate
 from hf_speechft.apps.align import align
 from hf_speechft.apps.audit import audit
+from hf_speechft.apps.augment_preview import augment_preview
 from hf_speechft.apps.transcribe import transcribe
 from hf_speechft.apps.tune import tune
 
@@ -26,6 +27,7 @@ app.command()(align)
 app.command(context_settings={"token_normalize_func": lambda name: name.replace("_", "-")})(audit)
 app.command()(tune)
 app.command()(ablate)
+app.command()(augment_preview)
 app.add_typer(lm.app, name="lm")
 
 

@@ -22,8 +22,11 @@ _HOME = {
     "filter_corpus": "filters",
     "Units": "audit_checks",
     "audit_corpus": "audit",
-    "expand_speeds": "augment",
     "SecondsBatchSampler": "batching",
+    "Augmentation": "augment",
+    "add_silence": "augment",
+    "expand_speeds": "augment",
+    "SoundFolder": "sounds",
     "SpeechCollator": "collate",
 }
 

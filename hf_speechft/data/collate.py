@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import torch
 
 from hf_speechft.data.audio import load_audio
 
@@ -13,19 +14,34 @@ from hf_speechft.data.audio import load_audio
 class SpeechCollator:
     """Decode, augment and pad rows `{audio, text}` for the Trainer (`remove_unused_columns=False`).
 
-    A row with the column `speed` (`augment.expand_speeds`) is played at that speed.
+    A row with the column `speed` (`augment.expand_speeds`) is played at that speed; one that is `augmented`
+    (`augment.mark_augmented`), hence no row of an evaluation, is augmented.
 
     It holds no open files and no lambdas of its own, hence data loader workers can pickle it.
 
     Args:
         processor: Called as `processor(audio=[...], text=[...], sampling_rate=...)`; its feature extractor names the
             rate at which clips are decoded.
-        augment: Applied to each waveform `(samples,)`; None for evaluation.
+        augment: Called as `augment(waveform, sampling_rate_hz, generator)` with samples `(samples,)` and a generator
+            of its own for each utterance in each epoch, such as an `Augmentation`.
+        seed: Of the generators.
     """
 
-    def __init__(self, processor: Any, augment: Callable[[np.ndarray], np.ndarray] | None = None) -> None:
+    def __init__(
+        self,
+        processor: Any,
+        augment: Callable[[np.ndarray, int, np.random.Generator], np.ndarray] | None = None,
+        seed: int = 0,
+    ) -> None:
         self.processor = processor
         self.augment = augment
+        self.seed = seed
+        # In shared memory, for workers that outlive an epoch hold a copy of everything else.
+        self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
+
+    def set_epoch(self, epoch: int) -> None:
+        """Say which epoch begins: the augmentation draws anew, in workers that are running too."""
+        self._epoch.fill_(epoch)
 
     def __call__(self, rows: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
         """Make a batch of rows.
@@ -57,7 +73,12 @@ class SpeechCollator:
                 from hf_speechft.data.augment import change_speed  # imports datasets, which most users can do without
 
                 waveform = change_speed(waveform, row["speed"], self.sampling_rate_hz)
-            return waveform if self.augment is None else np.asarray(self.augment(waveform), dtype=np.float32)
+            if self.augment is None or not row.get("augmented", False):
+                return waveform
+            from hf_speechft.data.augment import draw_generator
+
+            generator = draw_generator(self.seed, int(self._epoch), _name(row))
+            return np.asarray(self.augment(waveform, self.sampling_rate_hz, generator), dtype=np.float32)
         except ValueError as error:
             raise ValueError(f"utterance {_name(row)}: {error}") from error
 

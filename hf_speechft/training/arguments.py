@@ -13,6 +13,8 @@ import torch
 import yaml
 from transformers import HfArgumentParser, TrainingArguments
 
+from hf_speechft.training.augmentation import AugmentationArguments
+
 PACKAGED_MINILM = "minilm"
 RECIPE_ENDINGS = (".yaml", ".yml", ".json")
 SAMPLING_STRATEGIES = ("random", "sequential", "group_by_length", "batch_rebalance")
@@ -92,8 +94,8 @@ class ModelArguments:
 
 
 @dataclass
-class DataArguments:
-    """Which speech it learns from."""
+class DataArguments(AugmentationArguments):
+    """Which speech it learns from, and how that is augmented."""
 
     dataset: str | None = field(
         default=None,

@@ -19,7 +19,7 @@ from safetensors import SafetensorError
 from transformers import EarlyStoppingCallback, set_seed
 
 from hf_speechft import SpeechBertForCTC, SpeechBertProcessor
-from hf_speechft.data.augment import check_speed_factors, expand_speeds
+from hf_speechft.data.augment import add_silence, check_speed_factors, expand_speeds, mark_augmented
 from hf_speechft.data.collate import SpeechCollator
 from hf_speechft.data.corpora import load_corpus
 from hf_speechft.data.filters import FilterReport, filter_corpus
@@ -35,6 +35,7 @@ from hf_speechft.training.arguments import (
     SpeechTrainingArguments,
     parse_arguments,
 )
+from hf_speechft.training.augmentation import EpochCallback, make_augmentation
 from hf_speechft.training.averaging import average_best
 from hf_speechft.training.checkpoints import find_start, is_trained, record_arguments, remove_run
 from hf_speechft.training.decode import Decoding, DecodingPlan, decode_finally
@@ -119,6 +120,7 @@ class FineTuning:
         self.checkpoint = find_start(arguments)
         use_all_cores(self.training_arguments)
         check_speed_factors(self.data_arguments.speed_factors)
+        self.augmentation = make_augmentation(self.data_arguments, self.model_arguments.sampling_rate)
         set_seed(self.training_arguments.seed)
         with self.training_arguments.main_process_first(desc="loading the corpus"):
             corpus = read_corpus(self.data_arguments, self.training_arguments.seed)
@@ -132,6 +134,9 @@ class FineTuning:
         apply_method(model, self.training_arguments.method)
         self.trainable_parameters = model.num_parameters(only_trainable=True)
         self.splits, self.reports = select_utterances(corpus, self.processor, model, self.data_arguments)
+        if self.augmentation is not None:
+            seed, silence_share = self.training_arguments.seed, self.augmentation.silence_share
+            self.splits["train"] = mark_augmented(add_silence(self.splits["train"], silence_share, seed))
         if self.spoken is not None:
             self.spoken, _ = keep_learnable(self.spoken, self.processor, model, self.data_arguments, name="warm-up")
         self.lm_lines = read_lm_text(self.data_arguments, corpus)
@@ -145,15 +150,20 @@ class FineTuning:
 
     def _make_trainer(self, model: SpeechBertForCTC) -> SpeechTrainer:
         patience = self.training_arguments.early_stopping_patience
+        collator = SpeechCollator(self.processor, self.augmentation, self.training_arguments.seed)
         return SpeechTrainer(
             model=model,
             args=self.training_arguments,
-            data_collator=SpeechCollator(self.processor),
+            data_collator=collator,
             train_dataset=self.splits["train"],
             eval_dataset=self.splits["validation"],
             processing_class=self.processor,
             compute_metrics=error_rates(self.processor, self.splits["validation"]["text"]),
-            callbacks=[TrainingClock(), *([EarlyStoppingCallback(patience)] if patience else [])],
+            callbacks=[
+                TrainingClock(),
+                EpochCallback(collator),
+                *([EarlyStoppingCallback(patience)] if patience else []),
+            ],
         )
 
     def train_and_report(self) -> dict[str, object]:

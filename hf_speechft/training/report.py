@@ -20,6 +20,7 @@ from hf_speechft.scoring.curves import plot_training_curves
 from hf_speechft.scoring.metrics import ErrorCounts, count_errors, total
 from hf_speechft.sharing.card import CardFacts, ResultFacts, SampleFacts, SplitFacts, render_card
 from hf_speechft.training.arguments import PACKAGED_MINILM, Arguments, ModelArguments, SpeechTrainingArguments
+from hf_speechft.training.augmentation import describe_augmentation
 from hf_speechft.training.checkpoints import METRICS_FILE
 from hf_speechft.training.decode import Decoding
 from hf_speechft.training.warmup import WarmupFacts
@@ -268,7 +269,8 @@ def _augmentation(arguments: Arguments) -> str:
         f"{model.mask_feature_prob:.0%} of mel bins in masks of {model.mask_feature_length}"
     )
     speeds = ", ".join(f"{factor:g}" for factor in data.speed_factors)
-    return masks if data.speed_factors == [1.0] else f"{masks}; speeds {speeds}"
+    parts = [masks, *([] if data.speed_factors == [1.0] else [f"speeds {speeds}"]), *describe_augmentation(data)]
+    return "; ".join(parts)
 
 
 def _more_settings(arguments: Arguments, averaged: Sequence[str]) -> dict[str, str]:

@@ -38,8 +38,17 @@ class CountingProcessor:
         return batch
 
 
-def double_speed(waveform):
+def double_speed(waveform, sampling_rate_hz, generator):
+    assert sampling_rate_hz == 16_000
     return waveform[::2]
+
+
+def random_length(waveform, sampling_rate_hz, generator):
+    return waveform[: generator.integers(160, len(waveform))]
+
+
+def augmented(rows):
+    return [row | {"augmented": True} for row in rows]
 
 
 @pytest.fixture
@@ -64,8 +73,58 @@ def test_speech_collator_rows_without_text_have_no_labels(rows):
 
 
 def test_speech_collator_augments_each_waveform(rows):
-    batch = SpeechCollator(CountingProcessor(), augment=double_speed)(rows)
+    batch = SpeechCollator(CountingProcessor(), augment=double_speed)(augmented(rows))
     assert batch["attention_mask"].sum(dim=1).tolist() == [5, 10]
+
+
+def test_speech_collator_augments_no_row_that_is_not_marked(rows):
+    collator = SpeechCollator(CountingProcessor(), augment=double_speed)
+    for unmarked in (rows, [row | {"augmented": False} for row in rows]):
+        assert collator(unmarked)["attention_mask"].sum(dim=1).tolist() == [10, 20]
+
+
+def lengths_by_id(rows, epoch, seed=0, **loader_options):
+    collator = SpeechCollator(CountingProcessor(), augment=random_length, seed=seed)
+    collator.set_epoch(epoch)
+    loader = torch.utils.data.DataLoader(rows, collate_fn=collator, **loader_options)
+    counts = [count for batch in loader for count in batch["attention_mask"].sum(dim=1).tolist()]
+    return dict(zip([row["utterance_id"] for row in rows], counts, strict=True))
+
+
+@pytest.fixture
+def many_rows(tmp_path):
+    soundfile.write(tmp_path / "long.wav", np.full(160_000, 0.1), 16_000)
+    audio = {"bytes": None, "path": str(tmp_path / "long.wav")}
+    return augmented([{"audio": audio, "utterance_id": f"row{index}"} for index in range(8)])
+
+
+def test_speech_collator_draws_by_seed_epoch_and_id_only(many_rows):
+    expected = lengths_by_id(many_rows, 0, batch_size=8)
+    assert len(set(expected.values())) > 4
+    for options in ({"batch_size": 3}, {"batch_size": 2, "num_workers": 2}, {"batch_size": 1, "num_workers": 1}):
+        assert lengths_by_id(many_rows, 0, **options) == expected
+    assert lengths_by_id(many_rows[::-1], 0, batch_size=3) == expected
+    assert lengths_by_id(many_rows, 1, batch_size=8) != expected
+    assert lengths_by_id(many_rows, 0, seed=1, batch_size=8) != expected
+
+
+@pytest.mark.parametrize(
+    ("start", "stay"), [("fork", False), ("fork", True), pytest.param("spawn", True, marks=pytest.mark.slow)]
+)
+def test_speech_collator_workers_hear_of_a_new_epoch(many_rows, start, stay):
+    collator = SpeechCollator(CountingProcessor(), augment=random_length)
+    loader = torch.utils.data.DataLoader(
+        many_rows,
+        batch_size=2,
+        num_workers=2,
+        persistent_workers=stay,
+        multiprocessing_context=start,
+        collate_fn=collator,
+    )
+    for epoch in range(2):
+        collator.set_epoch(epoch)
+        counts = [count for batch in loader for count in batch["attention_mask"].sum(dim=1).tolist()]
+        assert counts == list(lengths_by_id(many_rows, epoch, batch_size=8).values())
 
 
 def test_speech_collator_plays_rows_at_their_speed(rows):
@@ -82,7 +141,7 @@ def test_speech_collator_speed_keeps_the_duration_that_the_split_says(rows):
 
 def test_speech_collator_survives_pickling_for_workers(rows):
     collator = pickle.loads(pickle.dumps(SpeechCollator(CountingProcessor(), augment=double_speed)))
-    assert collator(rows)["attention_mask"].sum(dim=1).tolist() == [5, 10]
+    assert collator(augmented(rows))["attention_mask"].sum(dim=1).tolist() == [5, 10]
 
 
 def test_speech_collator_works_in_data_loader_workers(rows):
