@@ -38,11 +38,11 @@ def ablate(
     Each arm with each seed is a run of its own in `DIR/ARM/seedSEED`. What is finished is not trained again: the same
     command goes on where it was stopped, and takes more arms and seeds. Decoding is greedy unless beam_width is set.
     """
-    from hf_speechft.training.ablate import plan_ablation
+    from hf_speechft.training.ablate import SEED, plan_ablation
 
     try:
         plan = plan_ablation(
-            recipe, arm, folder=output_dir, seeds=seeds or [42], control=control, settings=settings or []
+            recipe, arm, folder=output_dir, seeds=seeds or [SEED], control=control, settings=settings or []
         )
     except (ValueError, OSError, ImportError) as error:
         typer.echo(f"hf-speechft: {error}", err=True)

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from hf_speechft.apps.files import Format, read_text
+from hf_speechft.apps.files import Format
 from hf_speechft.apps.models import load_model
+from hf_speechft.data.text import read_text
 
 if TYPE_CHECKING:
     import numpy as np

@@ -18,6 +18,7 @@ from matplotlib.figure import Figure
 
 from hf_speechft.data.audio import AudioError, stream_audio
 from hf_speechft.data.audit_checks import characters_per_second
+from hf_speechft.scoring.curves import COLOURS
 
 if TYPE_CHECKING:
     from datasets import DatasetDict
@@ -31,7 +32,6 @@ MAX_PLAYER_S = 10.0
 MAX_SOUND_BYTES = 13_000_000  # of all players; base64 makes 4 bytes of 3
 _PLAYER_RATE_HZ = 16_000
 _ROWS_PER_SPLIT = 6
-_COLOURS = ("#0072B2", "#D55E00", "#009E73")  # of Okabe and Ito's palette, as in scoring/curves.py
 
 
 @dataclass(frozen=True)
@@ -143,5 +143,5 @@ def _draw_histogram(panel: Axes, title: str, values: dict[str, list[float]]) -> 
     panel.grid(alpha=0.3)
     together = np.concatenate([np.asarray(part, dtype=float) for part in values.values()])
     edges = np.histogram_bin_edges(together, bins=40)
-    for colour, (name, part) in zip(_COLOURS, values.items(), strict=True):
+    for colour, (name, part) in zip(COLOURS[: len(values)], values.items(), strict=True):
         panel.stairs(np.histogram(part, edges)[0], edges, label=name, color=colour, linewidth=1.5)

@@ -12,49 +12,28 @@ if TYPE_CHECKING:
 
 RATE_HZ = 16_000
 ROW_INCHES = 1.7
-COLOUR = "#0072B2"  # Okabe and Ito's blue
 MASKED = "SpecAugment"  # of the clip, in the spectrogram only: the model does it
 
 
 def augment_preview(
     clip: Annotated[str, typer.Argument(metavar="CLIP", help="Audio file, of any format.")],
     output: Annotated[Path, typer.Option("--output", "-o", metavar="PNG", help="Picture.")] = Path("preview.png"),
-    noise_dir: Annotated[
-        str | None, typer.Option("--noise-dir", "--noise_dir", metavar="DIR", help="Noises; none without it.")
-    ] = None,
-    noise_prob: Annotated[
-        float, typer.Option("--noise-prob", "--noise_prob", help="0 leaves noise out, as for the others below.")
-    ] = 1.0,
-    noise_snr_db: Annotated[
-        tuple[float, float], typer.Option("--noise-snr-db", "--noise_snr_db", help="Lowest and highest ratio in dB.")
-    ] = (5.0, 25.0),
-    reverb_prob: Annotated[float, typer.Option("--reverb-prob", "--reverb_prob", help="Of a room.")] = 1.0,
+    noise_dir: Annotated[str | None, typer.Option(metavar="DIR", help="Noises; none without it.")] = None,
+    noise_prob: Annotated[float, typer.Option(help="0 leaves noise out, as for the others below.")] = 1.0,
+    noise_snr_db: Annotated[tuple[float, float], typer.Option(help="Lowest and highest ratio in dB.")] = (5.0, 25.0),
+    reverb_prob: Annotated[float, typer.Option(help="Of a room.")] = 1.0,
     room_dir: Annotated[
         str | None,
-        typer.Option("--room-dir", "--room_dir", metavar="DIR", help="Impulse responses. Default: synthetic ones."),
+        typer.Option(metavar="DIR", help="Impulse responses. Default: synthetic ones."),
     ] = None,
-    gain_db: Annotated[float, typer.Option("--gain-db", "--gain_db", help="Up to so many dB, more or less.")] = 6.0,
-    telephone_prob: Annotated[
-        float, typer.Option("--telephone-prob", "--telephone_prob", help="Of the telephone band.")
-    ] = 1.0,
-    silence_share: Annotated[
-        float, typer.Option("--silence-share", "--silence_share", help="Of clips without speech.")
-    ] = 1.0,
-    speed_factors: Annotated[
-        list[float] | None, typer.Option("--speed-factors", "--speed_factors", help="Give it once for each speed.")
-    ] = None,
-    mask_time_prob: Annotated[
-        float, typer.Option("--mask-time-prob", "--mask_time_prob", help="SpecAugment: share of frames; 0 is none.")
-    ] = 0.1,
-    mask_time_length: Annotated[
-        int, typer.Option("--mask-time-length", "--mask_time_length", min=1, help="Frames in a time mask.")
-    ] = 20,
-    mask_feature_prob: Annotated[
-        float, typer.Option("--mask-feature-prob", "--mask_feature_prob", help="Share of mel bins; 0 is none.")
-    ] = 0.2,
-    mask_feature_length: Annotated[
-        int, typer.Option("--mask-feature-length", "--mask_feature_length", min=1, help="Mel bins in a mask.")
-    ] = 10,
+    gain_db: Annotated[float, typer.Option(help="Up to so many dB, more or less.")] = 6.0,
+    telephone_prob: Annotated[float, typer.Option(help="Of the telephone band.")] = 1.0,
+    silence_share: Annotated[float, typer.Option(help="Of clips without speech.")] = 1.0,
+    speed_factors: Annotated[list[float] | None, typer.Option(help="Give it once for each speed.")] = None,
+    mask_time_prob: Annotated[float, typer.Option(help="SpecAugment: share of frames; 0 is none.")] = 0.1,
+    mask_time_length: Annotated[int, typer.Option(min=1, help="Frames in a time mask.")] = 20,
+    mask_feature_prob: Annotated[float, typer.Option(help="Share of mel bins; 0 is none.")] = 0.2,
+    mask_feature_length: Annotated[int, typer.Option(min=1, help="Mel bins in a mask.")] = 10,
     seed: Annotated[int, typer.Option(help="Another one draws other places, rooms, ratios and gains.")] = 42,
     audio_dir: Annotated[
         Path | None, typer.Option("--audio-dir", metavar="DIR", help="Write a WAV file of each there, to listen to.")
@@ -151,6 +130,8 @@ def _draw(
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
+    from hf_speechft.scoring.curves import COLOURS
+
     features = _log_mel(clips, masks, seed)
     colours = {"vmin": features["clip"].min(), "vmax": features["clip"].max(), "cmap": "magma"}
     loudest = max(float(np.abs(waveform).max()) for waveform in clips.values()) or 1.0
@@ -158,7 +139,7 @@ def _draw(
     FigureCanvasAgg(figure)
     rows = figure.subplots(len(clips), 2, squeeze=False)
     for (wave, spectrum), (name, waveform) in zip(rows, clips.items(), strict=True):
-        wave.plot(np.arange(len(waveform)) / RATE_HZ, waveform, color=COLOUR, linewidth=0.4)
+        wave.plot(np.arange(len(waveform)) / RATE_HZ, waveform, color=COLOURS[0], linewidth=0.4)
         wave.set(ylabel=name, ylim=(-loudest, loudest))
         duration_s = len(waveform) / RATE_HZ
         extent = (0.0, duration_s, 0, len(features[name].T))

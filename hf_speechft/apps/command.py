@@ -13,6 +13,9 @@ from hf_speechft.apps.augment_preview import augment_preview
 from hf_speechft.apps.transcribe import transcribe
 from hf_speechft.apps.tune import tune
 
+# Options that run_finetune.py has too can be written as there, --noise_dir, or as here, --noise-dir.
+EITHER_DASH = {"token_normalize_func": lambda name: name.replace("_", "-")}
+
 app = typer.Typer(
     name="hf-speechft",
     help="Speech recognition with fine-tuned text checkpoints.",
@@ -24,10 +27,10 @@ app = typer.Typer(
 )
 app.command()(transcribe)
 app.command()(align)
-app.command(context_settings={"token_normalize_func": lambda name: name.replace("_", "-")})(audit)
+app.command(context_settings=EITHER_DASH)(audit)
 app.command()(tune)
 app.command()(ablate)
-app.command()(augment_preview)
+app.command(context_settings=EITHER_DASH)(augment_preview)
 app.add_typer(lm.app, name="lm")
 
 

@@ -1,4 +1,4 @@
-"""Text files that users name, and the formats in which results are written."""
+"""The formats in which results are written, and where."""
 
 from collections.abc import Sequence
 from enum import StrEnum
@@ -17,26 +17,6 @@ class Format(StrEnum):
     def suffix(self) -> str:
         """Ending of a file of this format."""
         return ".txt" if self is Format.TEXT else f".{self}"
-
-
-def read_text(file: str) -> str:
-    """Read a UTF-8 text file, with or without a byte order mark.
-
-    Args:
-        file: Path; `~` is the home folder.
-
-    Returns:
-        Its text.
-
-    Raises:
-        ValueError: It cannot be read, or is not UTF-8.
-    """
-    try:
-        return Path(file).expanduser().read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{file} is not a text file in UTF-8 (byte {error.start}); save it as UTF-8") from error
-    except OSError as error:
-        raise ValueError(f"{file} cannot be read: {error.strerror}") from error
 
 
 def write_text(path: Path, text: str) -> None:

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from hf_speechft.apps.files import Format, output_paths, read_text, write_text
+from hf_speechft.apps.files import Format, output_paths, write_text
 from hf_speechft.apps.models import load_decoder, load_model
+from hf_speechft.data.text import read_text
 
 if TYPE_CHECKING:
     import numpy as np

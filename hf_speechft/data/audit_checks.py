@@ -12,6 +12,7 @@ import numpy as np
 from datasets import DatasetDict
 
 from hf_speechft.data.audio import AudioError, audio_duration_s
+from hf_speechft.data.filters import count_ctc_steps
 from hf_speechft.data.findings import Finding, Flag, Utterance, counted, graded
 
 MIN_DURATION_S = 0.1  # run_finetune's --min_duration_s and --max_duration_s
@@ -46,13 +47,12 @@ class Units:
 
 
 def count_character_steps(text: str) -> int:
-    """Steps that CTC needs for a transcript in characters: one for each, one more between equal neighbours.
+    """Steps that CTC needs for a transcript in characters; a run of blanks is one.
 
     >>> count_character_steps("all in")
     7
     """
-    text = " ".join(text.split())
-    return len(text) + sum(left == right for left, right in zip(text, text[1:], strict=False))
+    return count_ctc_steps(" ".join(text.split()))
 
 
 def check_readable(corpus: DatasetDict, utterances: Sequence[Utterance], explained: int = 20) -> Finding:

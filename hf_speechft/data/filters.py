@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from datasets import Dataset
@@ -88,6 +88,15 @@ def filter_corpus(
         raise ValueError(f"nothing is left to use; {report}; give other data or relax the limits on duration")
     logger.log(logging.WARNING if report.dropped else logging.INFO, "%s", report)
     return (dataset.select(kept) if report.dropped else dataset), report
+
+
+def count_ctc_steps(units: Sequence[str]) -> int:
+    """Steps that CTC needs for a transcript: one for each unit, and one for the blank between equal neighbours.
+
+    >>> count_ctc_steps("all in")
+    7
+    """
+    return len(units) + sum(left == right for left, right in zip(units, units[1:], strict=False))
 
 
 def _reason_to_drop(

@@ -1,4 +1,4 @@
-"""Named text normalisers: what a transcript looks like before it becomes labels or is scored.
+"""Named text normalisers: what a transcript looks like before it becomes labels or is scored; and files of text.
 
 The name of the one used is saved with the tokenizer, so that references and predictions are always written alike.
 None of them spells out numbers ("21" stays "21"): a corpus whose speakers read digits needs them written as words
@@ -7,9 +7,11 @@ before training, because their pronunciation is a question of language and conte
 
 from __future__ import annotations
 
+import os
 import re
 import unicodedata
 from collections.abc import Callable
+from pathlib import Path
 
 # What keyboards, typesetters and Unicode use for the apostrophe: ' ’ ‘ ʼ ´ ` and the full-width form.
 _APOSTROPHES = str.maketrans(dict.fromkeys("\u2019\u2018\u02bc\u00b4\u0060\uff07", "'"))
@@ -88,6 +90,42 @@ def normalize_text(text: str, normalizer: str) -> str:
         known = ", ".join(NORMALIZERS)
         raise ValueError(f"text normaliser {normalizer!r} is unknown; choose one of: {known}")
     return NORMALIZERS[normalizer](text)
+
+
+def read_text(file: str | os.PathLike[str]) -> str:
+    """Read a UTF-8 text file, with or without a byte order mark.
+
+    Args:
+        file: Path; `~` is the home folder.
+
+    Returns:
+        Its text.
+
+    Raises:
+        ValueError: It cannot be read, or is not UTF-8.
+    """
+    try:
+        return Path(file).expanduser().read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{file} is not a text file in UTF-8 (byte {error.start}); save it as UTF-8") from error
+    except OSError as error:
+        raise ValueError(f"{file} cannot be read: {error.strerror}") from error
+
+
+def read_sentences(file: str | os.PathLike[str], argument: str, or_else: str = "") -> list[str]:
+    """Read a text file with one sentence a line; blank lines are left out.
+
+    Args:
+        file: Its path.
+        argument: That named it, for the error.
+        or_else: What could be given instead of a file, for the error.
+
+    Raises:
+        ValueError: There is no such file, or it is not UTF-8.
+    """
+    if not Path(file).is_file():
+        raise ValueError(f"{argument} {file}: no such file; give a text file with one sentence a line{or_else}")
+    return [sentence for line in read_text(file).splitlines() if (sentence := line.strip())]
 
 
 def _kept_or_space(character: str) -> str:

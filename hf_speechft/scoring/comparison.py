@@ -9,9 +9,9 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from .bootstrap import Interval
+from .curves import COLOURS
 
-# Of Okabe and Ito's palette, as in the curves.
-_RATE, _RUN = "#0072B2", "#D55E00"
+_RATE, _RUN, *_ = COLOURS
 
 
 class Bar(NamedTuple):

@@ -19,7 +19,7 @@ LOSSES = {"loss": "train", "eval_loss": "validation"}
 ERROR_RATES = {"eval_wer": "WER", "eval_cer": "CER"}
 
 # Okabe and Ito's palette: distinguishable with colour-blindness.
-_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7")
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7")
 
 
 def plot_training_curves(
@@ -94,7 +94,7 @@ def _draw(panel: Axes, title: str, series: Mapping[str, Series], *, mark_last: b
     if not drawn:
         panel.text(0.5, 0.5, "not recorded", transform=panel.transAxes, ha="center", va="center", color="gray")
         return
-    for colour, (label, (x, y)) in zip(_COLOURS * len(drawn), drawn.items(), strict=False):
+    for colour, (label, (x, y)) in zip(COLOURS * len(drawn), drawn.items(), strict=False):
         # A line through few points hides where they are.
         panel.plot(x, y, label=label, color=colour, marker="o" if len(x) <= 30 else None, markersize=3)
         if mark_last:

@@ -298,9 +298,9 @@ def _limits(facts: CardFacts) -> list[str]:
     """Say what the numbers do not."""
     training = next((split for split in facts.splits if split.name == "train"), None)
     amount = f"{training.duration_s / 3600:.2f} hours of speech" if training else "speech"
-    heard = f"and before that on what the card of {facts.text_checkpoint} says" if facts.goes_on else "and on no other"
-    if facts.warmup is not None:
-        heard = heard.replace("and on no other", "and before that on synthetic speech, as the recipe says")
+    before = [f"on what the card of {facts.text_checkpoint} says"] if facts.goes_on else []
+    before += [] if facts.warmup is None else ["on synthetic speech, as the recipe says"]
+    heard = f"and before that {' and '.join(before)}" if before else "and on no other"
     ancestor = "The text checkpoint that it was first made from" if facts.goes_on else "The text checkpoint"
     limits = [
         f"It was trained on {amount} from {_in_line(facts.dataset_name)} {heard}. Expect more errors than in "

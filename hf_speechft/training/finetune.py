@@ -22,7 +22,8 @@ from hf_speechft import SpeechBertForCTC, SpeechBertProcessor
 from hf_speechft.data.augment import add_silence, check_speed_factors, expand_speeds, mark_augmented
 from hf_speechft.data.collate import SpeechCollator
 from hf_speechft.data.corpora import load_corpus
-from hf_speechft.data.filters import FilterReport, filter_corpus
+from hf_speechft.data.filters import FilterReport, count_ctc_steps, filter_corpus
+from hf_speechft.data.text import read_sentences
 from hf_speechft.decoding.decoder import CTCDecoder
 from hf_speechft.decoding.decoder_files import DECODER_FOLDER
 from hf_speechft.model.frontend_speechbert import output_lengths
@@ -310,13 +311,10 @@ def read_lm_text(data: DataArguments, corpus: DatasetDict) -> list[str]:
     """
     if data.lm_text is None:
         return corpus["train"]["text"][:]
-    path = Path(data.lm_text)
-    if not path.is_file():
-        raise ValueError(f"--lm_text {path}: no such file; give a text file with one sentence a line")
-    lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
-    if not any(lines):
-        raise ValueError(f"--lm_text {path} holds no word; give a text file with one sentence a line")
-    return [line for line in lines if line]
+    lines = read_sentences(data.lm_text, "--lm_text")
+    if not lines:
+        raise ValueError(f"--lm_text {data.lm_text} holds no word; give a text file with one sentence a line")
+    return lines
 
 
 def select_utterances(
@@ -386,6 +384,5 @@ def duration_limits(processor: SpeechBertProcessor, model: SpeechBertForCTC) -> 
 
 
 def count_needed_steps(processor: SpeechBertProcessor, text: str) -> int:
-    """Steps that CTC needs for a transcript: its units, and a blank between equal neighbours."""
-    units = processor.tokenizer.tokenize(text)
-    return len(units) + sum(left == right for left, right in zip(units, units[1:], strict=False))
+    """Steps that CTC needs for a transcript in the processor's units."""
+    return count_ctc_steps(processor.tokenizer.tokenize(text))

@@ -6,7 +6,7 @@ import math
 import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 
 import torch
@@ -71,7 +71,7 @@ class SpeechTrainer(Trainer):
         if self.args.batch_seconds is None:
             batches = math.ceil(len(self.train_dataset) / (self._train_batch_size * self.args.world_size))
         else:
-            batches = len(self._make_batch_sampler()) // self.args.world_size
+            batches = len(self._batch_sampler) // self.args.world_size
         return math.ceil(batches / self.args.gradient_accumulation_steps)
 
     def _save_checkpoint(self, model: torch.nn.Module, trial: object) -> None:
@@ -105,7 +105,7 @@ class SpeechTrainer(Trainer):
         """
         if self.args.batch_seconds is None:
             return super().get_train_dataloader()
-        args, sampler = self.args, self._make_batch_sampler()
+        args, sampler = self.args, self._batch_sampler
         if self.is_world_process_zero():
             share = padding_share(sampler.make_batches(0), sampler.durations_s)
             logger.info(
@@ -124,7 +124,8 @@ class SpeechTrainer(Trainer):
         )
         return self.accelerator.prepare(loader)
 
-    def _make_batch_sampler(self) -> SecondsBatchSampler:
+    @cached_property
+    def _batch_sampler(self) -> SecondsBatchSampler:
         return SecondsBatchSampler(
             self.train_dataset[self.args.length_column_name][:],
             self.args.batch_seconds * max(1, self.args.n_gpu),  # torch.nn.DataParallel cuts a batch up

@@ -17,7 +17,7 @@ from transformers import TrainerState, set_seed
 from hf_speechft import SpeechBertForCTC, SpeechBertProcessor
 from hf_speechft.data.collate import SpeechCollator
 from hf_speechft.data.spoken import load_spoken, plan_lines
-from hf_speechft.data.text import normalize_text
+from hf_speechft.data.text import normalize_text, read_sentences
 from hf_speechft.training.arguments import DataArguments, SpeechTrainingArguments
 from hf_speechft.training.checkpoints import STATE_FILE, WARMUP_FOLDER, is_trained, whole_checkpoints
 from hf_speechft.training.trainer import SpeechTrainer, TrainingClock, minutes_trained
@@ -64,14 +64,9 @@ def speak_corpus(data: DataArguments, transcripts: list[str], seed: int) -> Data
 
 
 def _read_lines(data: DataArguments, transcripts: list[str]) -> list[str]:
-    path = Path(data.warmup_corpus)
-    if not path.is_file():
-        raise ValueError(
-            f"--warmup_corpus {path}: no such file; give a text file with one sentence a line, or {TRANSCRIPTS!r} for "
-            "the training transcripts"
-        )
-    given = [normalize_text(line, data.text_normalizer) for line in path.read_text(encoding="utf-8").splitlines()]
-    given = [line for line in given if line]
+    path = data.warmup_corpus
+    sentences = read_sentences(path, "--warmup_corpus", f", or {TRANSCRIPTS!r} for the training transcripts")
+    given = [line for sentence in sentences if (line := normalize_text(sentence, data.text_normalizer))]
     known = set().union(*transcripts)
     lines = [line for line in given if known.issuperset(line)]
     if len(lines) < len(given):

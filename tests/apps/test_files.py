@@ -2,20 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from hf_speechft.apps.files import Format, output_paths, read_text, write_text
-
-
-def test_read_text_takes_a_byte_order_mark_and_umlauts(tmp_path):
-    (tmp_path / "a.txt").write_bytes("\ufeffkäse\n".encode())
-    assert read_text(str(tmp_path / "a.txt")) == "käse\n"
-
-
-@pytest.mark.parametrize(("content", "message"), [(b"\xff\xfe\x00", "not a text file in UTF-8"), (None, "cannot be")])
-def test_read_text_of_unreadable_file_raises(content, message, tmp_path):
-    if content is not None:
-        (tmp_path / "a.txt").write_bytes(content)
-    with pytest.raises(ValueError, match=message):
-        read_text(str(tmp_path / "a.txt"))
+from hf_speechft.apps.files import Format, output_paths, write_text
 
 
 def test_write_text_makes_the_folder(tmp_path):

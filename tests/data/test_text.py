@@ -4,7 +4,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hf_speechft.data.text import NORMALIZERS, normalize_basic, normalize_english, normalize_text
+from hf_speechft.data.text import (
+    NORMALIZERS,
+    normalize_basic,
+    normalize_english,
+    normalize_text,
+    read_sentences,
+    read_text,
+)
 
 
 @pytest.mark.parametrize(
@@ -81,3 +88,26 @@ def test_normalize_basic_any_text_keeps_only_letters_marks_digits_and_inner_apos
 @pytest.mark.parametrize("name", [name for name in NORMALIZERS if name != "none"])
 def test_normalizers_say_where_they_come_from(name):
     assert "Source:" in NORMALIZERS[name].__doc__
+
+
+def test_read_text_takes_a_byte_order_mark_and_umlauts(tmp_path):
+    (tmp_path / "a.txt").write_bytes("\ufeffkäse\n".encode())
+    assert read_text(str(tmp_path / "a.txt")) == "käse\n"
+
+
+@pytest.mark.parametrize(("content", "message"), [(b"\xff\xfe\x00", "not a text file in UTF-8"), (None, "cannot be")])
+def test_read_text_of_unreadable_file_raises(content, message, tmp_path):
+    if content is not None:
+        (tmp_path / "a.txt").write_bytes(content)
+    with pytest.raises(ValueError, match=message):
+        read_text(str(tmp_path / "a.txt"))
+
+
+def test_read_sentences_leaves_out_blank_lines(tmp_path):
+    (tmp_path / "a.txt").write_bytes("\ufeff turn on \r\n\n  \nstop".encode())
+    assert read_sentences(tmp_path / "a.txt", "--lm_text") == ["turn on", "stop"]
+
+
+def test_read_sentences_of_a_missing_file_says_what_to_give(tmp_path):
+    with pytest.raises(ValueError, match="--lm_text .*gone: no such file; give a text file .* a line, or nothing"):
+        read_sentences(tmp_path / "gone", "--lm_text", ", or nothing")

@@ -9,9 +9,6 @@ from safetensors.torch import load_file
 from transformers import (
     AutoConfig,
     AutoModel,
-    BertConfig,
-    GPT2Config,
-    RobertaConfig,
 )
 from transformers.loss.loss_ctc import ForCTCLoss
 
@@ -23,26 +20,10 @@ from hf_speechft.model.modeling_speechbert import (
     needed_steps,
     span_mask,
 )
+from tests.model.tiny_text_models import bert_config, gpt2_config, in_own_memory, roberta_config
 
 MELS = 8
 VOCAB = 12
-
-
-def bert_config(**fields):
-    sizes = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
-    return BertConfig(**{**sizes, "max_position_embeddings": 64, "vocab_size": 40, **fields})
-
-
-def gpt2_config(**fields):
-    ids = {"bos_token_id": 0, "eos_token_id": 0}
-    return GPT2Config(
-        **{"n_embd": 16, "n_layer": 2, "n_head": 2, "n_positions": 64, "vocab_size": 40, **ids, **fields}
-    )
-
-
-def roberta_config(**fields):
-    sizes = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
-    return RobertaConfig(**{**sizes, "max_position_embeddings": 66, "vocab_size": 40, **fields})
 
 
 BACKBONES = {"bert": bert_config, "gpt2": gpt2_config}
@@ -68,13 +49,6 @@ def make_batch(*frame_counts, seed=0):
     features = torch.randn(len(frame_counts), max(frame_counts), MELS)
     mask = torch.arange(max(frame_counts))[None, :] < torch.tensor(frame_counts)[:, None]
     return features, mask.long()
-
-
-def in_own_memory(model):
-    """The same weights at aligned addresses; those of a file's map are where they are, and CPU kernels round by it."""
-    for parameter in model.parameters():
-        parameter.data = parameter.data.clone()
-    return model
 
 
 every_frontend = pytest.mark.parametrize("frontend", sorted(FRONTENDS))

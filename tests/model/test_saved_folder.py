@@ -24,36 +24,15 @@ from transformers import (
 )
 
 from hf_speechft import SpeechBertForCTC, SpeechBertModel, SpeechBertProcessor
+from tests.stranger import MODEL_FILES, WITHOUT_HF_SPEECHFT
 
 ROOT = Path(__file__).resolve().parents[2]
 TEXTS = ["turn on the lights", "what time is it", "stop"]
-FILES = [
-    "backbone_speechbert.py",
-    "config.json",
-    "configuration_speechbert.py",
-    "feature_extraction_speechbert.py",
-    "frontend_speechbert.py",
-    "model.safetensors",
-    "modeling_speechbert.py",
-    "processing_speechbert.py",
-    "processor_config.json",
-    "tokenization_speechbert.py",
-    "tokenizer_config.json",
-    "vocab.json",
-]
 
 # Run where hf_speechft cannot be imported; leaves the logits and what the pipeline says.
-STRANGER = '''
-import sys
-
-class Absent:
-    """Stands for an environment without hf_speechft, wherever it may be installed."""
-
-    def find_spec(self, fullname, path=None, target=None):
-        if fullname.split(".")[0] == "hf_speechft":
-            raise ModuleNotFoundError(f"No module named {fullname!r}", name=fullname)
-
-sys.meta_path.insert(0, Absent())
+STRANGER = (
+    WITHOUT_HF_SPEECHFT
+    + """
 import json
 from pathlib import Path
 import numpy as np
@@ -90,7 +69,8 @@ for name in sys.argv[2:]:
     processor.save_pretrained(work / "again" / name)
 assert not [module for module in sys.modules if module.split(".")[0] == "hf_speechft"]
 (work / "said.json").write_text(json.dumps(said))
-'''
+"""
+)
 
 
 def make_checkpoint(folder, model):
@@ -167,12 +147,12 @@ every_vocabulary = pytest.mark.parametrize("name", ["char", "native"])
 
 @every_vocabulary
 def test_saved_folder_holds_exactly_the_expected_files(work, name):
-    assert sorted(path.name for path in (work / name).iterdir() if path.name != "__pycache__") == FILES
+    assert sorted(path.name for path in (work / name).iterdir() if path.name != "__pycache__") == sorted(MODEL_FILES)
 
 
 @every_vocabulary
 def test_saved_code_is_the_packages(work, name):
-    for file in FILES:
+    for file in sorted(MODEL_FILES):
         if file.endswith(".py"):
             assert (work / name / file).read_bytes() == (ROOT / "hf_speechft" / "model" / file).read_bytes()
 
@@ -210,7 +190,7 @@ def test_stranger_saves_the_same_folder_again(work, stranger, name):
     again = work / "again" / name
     files = {path.name for path in again.iterdir()} - {"__pycache__"}
     # transformers gives remote classes that have a `generate` its GenerationMixin, which saves this file.
-    assert files - {"generation_config.json"} == set(FILES)
+    assert files - {"generation_config.json"} == MODEL_FILES
     weights = load_file(work / name / "model.safetensors")
     for weight_name, weight in load_file(again / "model.safetensors").items():
         assert torch.equal(weight, weights[weight_name])

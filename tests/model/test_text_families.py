@@ -42,6 +42,8 @@ from hf_speechft.model.backbone_speechbert import (
 )
 from hf_speechft.model.configuration_speechbert import family_attention
 from hf_speechft.model.frontend_speechbert import FRONTENDS
+from tests.model.tiny_text_models import in_own_memory
+from tests.stranger import WITHOUT_HF_SPEECHFT
 
 ROOT = Path(__file__).resolve().parents[2]
 MELS, STEPS = 8, 64
@@ -121,13 +123,6 @@ def make_batch(*frame_counts):
     torch.manual_seed(1)
     features = torch.randn(len(frame_counts), max(frame_counts), MELS)
     return features, (torch.arange(max(frame_counts))[None, :] < torch.tensor(frame_counts)[:, None]).long()
-
-
-def in_own_memory(model):
-    """The same weights at aligned addresses; those of a file's map are where they are, and CPU kernels round by it."""
-    for parameter in model.parameters():
-        parameter.data = parameter.data.clone()
-    return model
 
 
 @pytest.fixture(scope="module")
@@ -315,15 +310,9 @@ def test_save_pretrained_round_trips(work, family):
 
 
 # Run where hf_speechft cannot be imported; leaves the logits of each family.
-STRANGER = """
-import sys
-
-class Absent:
-    def find_spec(self, fullname, path=None, target=None):
-        if fullname.split(".")[0] == "hf_speechft":
-            raise ModuleNotFoundError(f"No module named {fullname!r}", name=fullname)
-
-sys.meta_path.insert(0, Absent())
+STRANGER = (
+    WITHOUT_HF_SPEECHFT
+    + """
 from pathlib import Path
 import torch
 from transformers import AutoModelForCTC
@@ -341,6 +330,7 @@ for family in sys.argv[2:]:
 assert not [module for module in sys.modules if module.split(".")[0] == "hf_speechft"]
 torch.save(logits, work / "logits.pt")
 """
+)
 
 
 def test_stranger_reproduces_logits_exactly(work):

@@ -8,7 +8,7 @@ import pytest
 import soundfile
 import torch
 from safetensors.torch import load_file
-from transformers import TrainerCallback, TrainerState
+from transformers import TrainerState
 
 from hf_speechft.training.arguments import parse_arguments
 from hf_speechft.training.augmentation import (
@@ -18,6 +18,7 @@ from hf_speechft.training.augmentation import (
     make_augmentation,
 )
 from hf_speechft.training.finetune import FineTuning
+from tests.training.interruption import InterruptAt
 
 RATE_HZ = 16_000
 
@@ -48,17 +49,6 @@ def everything(noise_dir):
         "logging_steps": 2,
         "beam_width": 1,
     }
-
-
-class InterruptAt(TrainerCallback):
-    """Stands for Ctrl-C after so many updates."""
-
-    def __init__(self, step):
-        self.step = step
-
-    def on_step_end(self, args, state, control, **kwargs):
-        if state.global_step == self.step:
-            raise KeyboardInterrupt
 
 
 def test_make_augmentation_without_arguments_is_none():

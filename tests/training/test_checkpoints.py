@@ -11,12 +11,13 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-from transformers import AutoModelForCTC, TrainerCallback
+from transformers import AutoModelForCTC
 
 from hf_speechft import SpeechBertForCTC
 from hf_speechft.training.arguments import parse_arguments
 from hf_speechft.training.checkpoints import find_start, is_trained, record_arguments, remove_run
 from hf_speechft.training.finetune import FineTuning, main
+from tests.training.interruption import InterruptAt
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -158,17 +159,6 @@ def test_find_start_folder_that_is_a_file_raises(make_arguments, tmp_path):
     (tmp_path / "run").write_text("a file")
     with pytest.raises(ValueError, match="--output_dir .*run is a file; give the path of a folder"):
         find_start(make_arguments())
-
-
-class InterruptAt(TrainerCallback):
-    """Stands for Ctrl-C after so many updates."""
-
-    def __init__(self, step):
-        self.step = step
-
-    def on_step_end(self, args, state, control, **kwargs):
-        if state.global_step == self.step:
-            raise KeyboardInterrupt
 
 
 RANDOM = {"mask_time_prob": 0.2, "mask_feature_prob": 0.2, "dropout": 0.1, "speed_factors": [0.9, 1.0]}

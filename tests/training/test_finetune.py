@@ -39,22 +39,9 @@ from hf_speechft.training import finetune
 from hf_speechft.training.arguments import parse_arguments
 from hf_speechft.training.finetune import FineTuning, count_needed_steps, main
 from tests.hub_server import HubServer
+from tests.stranger import MODEL_FILES
 
 ROOT = Path(__file__).resolve().parents[2]
-MODEL_FILES = {
-    "backbone_speechbert.py",
-    "config.json",
-    "configuration_speechbert.py",
-    "feature_extraction_speechbert.py",
-    "frontend_speechbert.py",
-    "model.safetensors",
-    "modeling_speechbert.py",
-    "processing_speechbert.py",
-    "processor_config.json",
-    "tokenization_speechbert.py",
-    "tokenizer_config.json",
-    "vocab.json",
-}
 REPORT_FILES = {"README.md", "arguments.json", "metrics.json", "predictions.jsonl", "training_curves.png"}
 # Enough to learn most of the letters, so that hypotheses are neither empty nor all right.
 LEARNING = {

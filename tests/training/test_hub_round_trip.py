@@ -14,43 +14,24 @@ from huggingface_hub import ModelCard
 from transformers import AutoModelForCTC, AutoProcessor
 
 from tests.hub_server import HubServer
+from tests.stranger import MODEL_FILES, WITHOUT_HF_SPEECHFT
 
 ROOT = Path(__file__).resolve().parents[2]
 TOKEN = "hf_valid"
-PUSHED = {
+PUSHED = MODEL_FILES | {
     "README.md",
     "arguments.json",
-    "backbone_speechbert.py",
-    "config.json",
-    "configuration_speechbert.py",
     "decoder/decoder_config.json",
     "decoder/lm.safetensors",
-    "feature_extraction_speechbert.py",
-    "frontend_speechbert.py",
     "metrics.json",
-    "model.safetensors",
-    "modeling_speechbert.py",
     "predictions.jsonl",
-    "processing_speechbert.py",
-    "processor_config.json",
-    "tokenization_speechbert.py",
-    "tokenizer_config.json",
     "training_curves.png",
-    "vocab.json",
 }
 
 # Run where hf_speechft cannot be imported; leaves the logits and the text.
-STRANGER = '''
-import sys
-
-class Absent:
-    """Stands for an environment without hf_speechft, wherever it may be installed."""
-
-    def find_spec(self, fullname, path=None, target=None):
-        if fullname.split(".")[0] == "hf_speechft":
-            raise ModuleNotFoundError(f"No module named {fullname!r}", name=fullname)
-
-sys.meta_path.insert(0, Absent())
+STRANGER = (
+    WITHOUT_HF_SPEECHFT
+    + """
 import numpy as np
 import torch
 from transformers import AutoModelForCTC, AutoProcessor
@@ -64,7 +45,8 @@ with torch.no_grad():
 print(processor.batch_decode(model.generate(**batch), skip_special_tokens=True)[0])
 assert type(model).__module__.startswith("transformers_modules."), type(model).__module__
 assert "hf_speechft" not in sys.modules
-'''
+"""
+)
 
 
 def environment_of(hub, work):

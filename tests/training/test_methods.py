@@ -11,6 +11,7 @@ from hf_speechft import SpeechBertConfig, SpeechBertForCTC
 from hf_speechft.training.arguments import parse_arguments
 from hf_speechft.training.finetune import FineTuning, main
 from hf_speechft.training.methods import apply_method, merge_lora
+from tests.training.interruption import InterruptAt
 
 SIZES = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
 FAMILIES = {
@@ -123,29 +124,17 @@ def test_run_of_each_method_saves_a_plain_recogniser(argv, tmp_path, method):
     assert training["trainable_parameters"] == expected[method]
 
 
-def test_run_of_lora_goes_on_where_it_was_killed(argv, tmp_path, monkeypatch):
+def test_run_of_lora_goes_on_where_it_was_killed(argv, tmp_path):
     options = {"method": "lora", "num_train_epochs": 2}
     main(argv(tmp_path / "whole", **options))
     run = FineTuning(parse_arguments(argv(tmp_path / "run", **options)))
-    run.trainer.callback_handler.on_epoch_end = _stop_after_first_epoch(run.trainer.callback_handler)
+    run.trainer.add_callback(InterruptAt(8))  # in the second epoch of 6 updates
     with pytest.raises(KeyboardInterrupt):
         run.train_and_report()
     main(argv(tmp_path / "run", **options))
     whole, resumed = (AutoModelForCTC.from_pretrained(tmp_path / name).state_dict() for name in ("whole", "run"))
     for name, weight in whole.items():
         assert torch.equal(resumed[name], weight), name
-
-
-def _stop_after_first_epoch(handler):
-    on_epoch_begin = handler.on_epoch_begin
-
-    def stop(args, state, control):
-        if state.epoch and state.epoch >= 1:
-            raise KeyboardInterrupt
-        return on_epoch_begin(args, state, control)
-
-    handler.on_epoch_begin = stop
-    return handler.on_epoch_end
 
 
 def test_random_of_a_recogniser_is_refused(argv, tmp_path):
