@@ -53,6 +53,7 @@ OTHER_SENSES = ("pixel_values", "input_features", "input_values", "audio_values"
 DROPOUT_FIELDS = ("hidden_dropout_prob", "attention_probs_dropout_prob", "dropout", "attention_dropout")
 DROPOUT_FIELDS += ("resid_pdrop", "embd_pdrop", "attn_pdrop", "embedding_dropout", "mlp_dropout", "hidden_dropout")
 DROPOUT_FIELDS += ("dropout_rate", "embed_dropout", "resid_dropout", "activation_dropout")
+ATTENTION_DROPOUT_FIELDS = ("attention_probs_dropout_prob", "attention_dropout", "attn_pdrop")
 POSITION_EMBEDDINGS = ("position_embeddings", "wpe", "embed_positions")
 
 
@@ -100,6 +101,13 @@ def check_attention(config: SpeechBertConfig) -> None:
 def set_body_dropout(text_config: PreTrainedConfig, probability: float) -> None:
     """Set all dropout probabilities of a text checkpoint's configuration, whatever they are called there."""
     for name in DROPOUT_FIELDS:
+        if hasattr(text_config, name):
+            setattr(text_config, name, probability)
+
+
+def set_attention_dropout(text_config: PreTrainedConfig, probability: float) -> None:
+    """Set the dropout probability of attention's weights; T5 has none of its own and keeps its only one."""
+    for name in ATTENTION_DROPOUT_FIELDS:
         if hasattr(text_config, name):
             setattr(text_config, name, probability)
 

@@ -26,6 +26,7 @@ from .backbone_speechbert import (
     load_backbone,
     load_stretched,
     position_limit,
+    set_attention_dropout,
     set_body_dropout,
     word_vectors,
 )
@@ -172,6 +173,7 @@ class SpeechBertForCTC(SpeechBertPreTrainedModel):
         token: str | bool | None = None,
         dtype: torch.dtype = torch.float32,
         body_dropout: float | None = None,
+        attention_dropout: float | None = None,
         **config_options: object,
     ) -> "SpeechBertForCTC":
         """Turn a text checkpoint into a speech model that is ready to be fine-tuned.
@@ -187,6 +189,7 @@ class SpeechBertForCTC(SpeechBertPreTrainedModel):
             token: Access token for the Hub.
             dtype: Type of the weights; float32 is right for training, mixed precision included.
             body_dropout: Dropout probability in the transformer; the checkpoint's own by default.
+            attention_dropout: That of attention's weights, if it shall be another.
             **config_options: Fields of `SpeechBertConfig`, such as `frontend="rnn"` or `subsampling=8`.
 
         Returns:
@@ -201,6 +204,8 @@ class SpeechBertForCTC(SpeechBertPreTrainedModel):
         check_text_model(text_config, name_or_path)
         if body_dropout is not None:
             set_body_dropout(text_config, body_dropout)
+        if attention_dropout is not None:
+            set_attention_dropout(text_config, attention_dropout)
         extractor, tokenizer = processor.feature_extractor, processor.tokenizer
         config = SpeechBertConfig(
             backbone_config=text_config,

@@ -70,6 +70,12 @@ class ModelArguments:
     body_dropout: float | None = field(
         default=None, metadata={"help": "Dropout in the pre-trained body; by default the checkpoint's own."}
     )
+    attention_dropout: float = field(
+        default=0.0,
+        metadata={
+            "help": "Dropout of attention's weights in the body; on a CPU, an update takes a quarter less time without."
+        },
+    )
     mask_time_prob: float = field(default=0.1, metadata={"help": "SpecAugment: share of frames under time masks."})
     mask_time_length: int = field(default=20, metadata={"help": "SpecAugment: frames in a time mask."})
     mask_feature_prob: float = field(default=0.2, metadata={"help": "SpecAugment: share of mel bins under masks."})

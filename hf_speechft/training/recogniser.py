@@ -17,7 +17,7 @@ from transformers import PreTrainedConfig
 
 from hf_speechft import SpeechBertConfig, SpeechBertForCTC, SpeechBertProcessor, SpeechBertTokenizer
 from hf_speechft.data.demo import demo_checkpoint
-from hf_speechft.model.backbone_speechbert import set_body_dropout
+from hf_speechft.model.backbone_speechbert import set_attention_dropout, set_body_dropout
 from hf_speechft.training.arguments import PACKAGED_MINILM, DataArguments, ModelArguments
 
 logger = logging.getLogger(__name__)
@@ -108,6 +108,7 @@ def make_model(model: ModelArguments, processor: SpeechBertProcessor) -> SpeechB
             lookahead_ms=model.lookahead_ms,
             max_positions=model.max_positions,
             body_dropout=model.body_dropout,
+            attention_dropout=model.attention_dropout,
             **regularisation,
         )
     if model.attn_implementation is not None:
@@ -180,6 +181,7 @@ def _load_recogniser(
     config = SpeechBertConfig.from_pretrained(**source, **regularisation)
     if model.body_dropout is not None:
         set_body_dropout(config.backbone_config, model.body_dropout)
+    set_attention_dropout(config.backbone_config, model.attention_dropout)
     recogniser, report = SpeechBertForCTC.from_pretrained(
         **source, config=config, dtype=torch.float32, output_loading_info=True
     )

@@ -289,6 +289,7 @@ def _more_settings(arguments: Arguments, averaged: Sequence[str]) -> dict[str, s
         "gradient norm at most": f"{training.max_grad_norm:g}",
         "dropout, front-end and head": f"{model.dropout:g}",
         "dropout, body": body,
+        "dropout, attention": f"{model.attention_dropout:g}",
     } | {name: f"{value:g}" for name, value in used.items() if value}
 
 

@@ -286,6 +286,20 @@ def test_body_dropout_reaches_every_layer(family, checkpoints, processor):
     assert found <= {0.3}
 
 
+@every_family
+def test_attention_dropout_reaches_every_layer_and_no_other_module(family, checkpoints, processor):
+    if family in ("t5", "mt5"):
+        pytest.skip("has one dropout probability for all of a layer")
+    model = SpeechBertForCTC.from_text_pretrained(
+        checkpoints(family)[1], processor=processor, body_dropout=0.3, attention_dropout=0.25
+    )
+    config = model.config.backbone_config
+    fields = {name: value for name, value in config.to_dict().items() if value in (0.25, 0.3) and "drop" in name}
+    attention = {name for name, value in fields.items() if value == 0.25}
+    assert attention == {name for name in fields if "att" in name}
+    assert len(attention) == 1
+
+
 # Saving and loading
 
 

@@ -69,7 +69,8 @@ def test_make_model_of_speechbert_goes_on_with_its_weights_and_adds_new_characte
     recogniser, before = make_model(model, processor).eval(), SpeechBertForCTC.from_pretrained(speechbert).eval()
     assert recogniser.config.vocab_size == len(processor.tokenizer)
     assert (recogniser.config.head_dropout, recogniser.config.mask_time_prob) == (0.3, 0.07)
-    assert recogniser.config.backbone_config.hidden_dropout_prob == 0.2
+    text_config = recogniser.config.backbone_config
+    assert (text_config.hidden_dropout_prob, text_config.attention_probs_dropout_prob) == (0.2, 0.0)
     features = torch.randn(1, 60, 13, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         logits, expected = recogniser(features).logits, before(features).logits

@@ -126,12 +126,20 @@ def test_write_report_validation_is_the_best_evaluation(written):
 
 
 def test_write_report_card_names_every_setting_that_shapes_the_weights(tmp_path):
-    options = {"body_dropout": 0.25, "dropout": 0.05, "warmup_steps": 7, "weight_decay": 0.02, "adam_beta2": 0.97}
+    options = {
+        "body_dropout": 0.25,
+        "attention_dropout": 0.15,
+        "dropout": 0.05,
+        "warmup_steps": 7,
+        "weight_decay": 0.02,
+        "adam_beta2": 0.97,
+    }
     words = [word for name, value in options.items() for word in (f"--{name}", str(value))]
     write_report(tmp_path, parse_arguments(["--dataset", "corpus", "--bf16", "false", *words]), make_facts())
     card = (tmp_path / "README.md").read_text()
     for row in (
         "| dropout, body | 0.25 |",
+        "| dropout, attention | 0.15 |",
         "| dropout, front-end and head | 0.05 |",
         "| warm-up | 7 updates |",
         "| weight decay | 0.02 |",
