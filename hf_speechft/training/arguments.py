@@ -73,7 +73,7 @@ class ModelArguments:
     attention_dropout: float = field(
         default=0.0,
         metadata={
-            "help": "Dropout of attention's weights in the body; on a CPU, an update takes a quarter less time without."
+            "help": "Dropout of attention's weights in the body; on a CPU an update takes a quarter less time without."
         },
     )
     mask_time_prob: float = field(default=0.1, metadata={"help": "SpecAugment: share of frames under time masks."})
