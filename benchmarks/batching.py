@@ -23,8 +23,8 @@ from transformers.trainer_pt_utils import LengthGroupedSampler
 
 from benchmarks.measure import interleave, limit_threads, times_slower, write_results
 from hf_speechft.data.batching import SecondsBatchSampler, padding_share
-from hf_speechft.training.arguments import parse_arguments
 from hf_speechft.training.finetune import FineTuning
+from hf_speechft.training.recipes import parse_arguments
 from hf_speechft.training.trainer import SpeechTrainer
 
 SPEECH = Path(__file__).resolve().parents[2] / "shared" / "data"

@@ -30,17 +30,13 @@ from hf_speechft.model.frontend_speechbert import output_lengths
 from hf_speechft.sharing.card import SplitFacts
 from hf_speechft.sharing.push import check_token, push_folder
 from hf_speechft.sharing.save import save_atomically
-from hf_speechft.training.arguments import (
-    Arguments,
-    DataArguments,
-    SpeechTrainingArguments,
-    parse_arguments,
-)
+from hf_speechft.training.arguments import Arguments, DataArguments, SpeechTrainingArguments
 from hf_speechft.training.augmentation import EpochCallback, make_augmentation
 from hf_speechft.training.averaging import average_best
 from hf_speechft.training.checkpoints import find_start, is_trained, record_arguments, remove_run
 from hf_speechft.training.decode import Decoding, DecodingPlan, decode_finally
 from hf_speechft.training.methods import apply_method, merge_lora
+from hf_speechft.training.recipes import parse_arguments
 from hf_speechft.training.recogniser import (
     adopt_speechbert,
     find_rescoring_model,

@@ -12,8 +12,8 @@ from typer.testing import CliRunner
 
 from hf_speechft.apps.command import app
 from hf_speechft.training import ablate
-from hf_speechft.training.arguments import parse_arguments
 from hf_speechft.training.checkpoints import record_arguments
+from hf_speechft.training.recipes import parse_arguments
 
 HYPOTHESES = {"full": "turn on the light", "random": "turn the"}
 COSTS = {

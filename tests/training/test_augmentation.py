@@ -10,7 +10,6 @@ import torch
 from safetensors.torch import load_file
 from transformers import TrainerState
 
-from hf_speechft.training.arguments import parse_arguments
 from hf_speechft.training.augmentation import (
     AugmentationArguments,
     EpochCallback,
@@ -18,6 +17,7 @@ from hf_speechft.training.augmentation import (
     make_augmentation,
 )
 from hf_speechft.training.finetune import FineTuning
+from hf_speechft.training.recipes import parse_arguments
 from tests.training.interruption import InterruptAt
 
 RATE_HZ = 16_000

@@ -14,9 +14,9 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCTC
 
 from hf_speechft import SpeechBertForCTC
-from hf_speechft.training.arguments import parse_arguments
 from hf_speechft.training.checkpoints import find_start, is_trained, record_arguments, remove_run
 from hf_speechft.training.finetune import FineTuning, main
+from hf_speechft.training.recipes import parse_arguments
 from tests.training.interruption import InterruptAt
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -36,8 +36,8 @@ from hf_speechft import SpeechBertForCTC, SpeechBertProcessor
 from hf_speechft.data.audio import load_audio
 from hf_speechft.decoding import CTCDecoder, NGramLM
 from hf_speechft.training import finetune
-from hf_speechft.training.arguments import parse_arguments
 from hf_speechft.training.finetune import FineTuning, count_needed_steps, main
+from hf_speechft.training.recipes import parse_arguments
 from tests.hub_server import HubServer
 from tests.stranger import MODEL_FILES
 

@@ -8,9 +8,9 @@ import torch
 from transformers import AutoModelForCTC, BertConfig, GPT2Config, LlamaConfig
 
 from hf_speechft import SpeechBertConfig, SpeechBertForCTC
-from hf_speechft.training.arguments import parse_arguments
 from hf_speechft.training.finetune import FineTuning, main
 from hf_speechft.training.methods import apply_method, merge_lora
+from hf_speechft.training.recipes import parse_arguments
 from tests.training.interruption import InterruptAt
 
 SIZES = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}

@@ -8,8 +8,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from hf_speechft import SpeechBertForCTC, SpeechBertProcessor
-from hf_speechft.training.arguments import ModelArguments, parse_arguments
+from hf_speechft.training.arguments import ModelArguments
 from hf_speechft.training.finetune import FineTuning
+from hf_speechft.training.recipes import parse_arguments
 from hf_speechft.training.recogniser import (
     adopt_speechbert,
     find_checkpoint,

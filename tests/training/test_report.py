@@ -10,8 +10,8 @@ import torch
 from huggingface_hub import ModelCard
 
 from hf_speechft.sharing.card import SplitFacts
-from hf_speechft.training.arguments import parse_arguments
 from hf_speechft.training.decode import Decoding
+from hf_speechft.training.recipes import parse_arguments
 from hf_speechft.training.report import (
     Prediction,
     RunFacts,

@@ -17,8 +17,8 @@ from transformers.trainer_pt_utils import LengthGroupedSampler
 
 from hf_speechft.data.collate import SpeechCollator
 from hf_speechft.sharing.save import SaveError
-from hf_speechft.training.arguments import parse_arguments
 from hf_speechft.training.finetune import FineTuning
+from hf_speechft.training.recipes import parse_arguments
 from hf_speechft.training.trainer import EpochSampler, SpeechTrainer, TrainingClock, error_rates
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -261,7 +261,7 @@ import json
 import sys
 
 from accelerate import skip_first_batches
-from hf_speechft.training.arguments import parse_arguments
+from hf_speechft.training.recipes import parse_arguments
 from hf_speechft.training.finetune import FineTuning
 
 trainer = FineTuning(parse_arguments(sys.argv[1:])).trainer

@@ -10,8 +10,9 @@ from safetensors.torch import load_file
 pytest.importorskip("espeakng_loader", reason="the demo extra (espeakng-loader) is not installed")
 
 from hf_speechft.training import finetune
-from hf_speechft.training.arguments import DataArguments, parse_arguments
+from hf_speechft.training.arguments import DataArguments
 from hf_speechft.training.finetune import FineTuning, main
+from hf_speechft.training.recipes import parse_arguments
 from hf_speechft.training.trainer import SpeechTrainer
 from hf_speechft.training.warmup import speak_corpus
 
