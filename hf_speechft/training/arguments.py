@@ -146,6 +146,13 @@ class SpeechTrainingArguments(TrainingArguments):
     overwrite_output_dir: bool = field(
         default=False, metadata={"help": "Start anew in a folder that holds a run; its files are replaced."}
     )
+    dry_run: bool = field(
+        default=False,
+        metadata={
+            "help": "Train nothing: print what the run would use and drop, its updates, and the memory and time that "
+            "it would take, from a few updates that are measured and thrown away. Nothing is written but caches."
+        },
+    )
     learning_rate: float = field(default=3e-4, metadata={"help": "Peak learning rate of the pre-trained body."})
     new_learning_rate: float = field(
         default=9e-4,
@@ -228,6 +235,11 @@ class SpeechTrainingArguments(TrainingArguments):
             self.bf16 = computes_in_bfloat16(self.use_cpu)
         self.dataloader_pin_memory = self.dataloader_pin_memory and has_accelerator
         super().__post_init__()
+
+    @property
+    def should_save(self) -> bool:
+        """Whether this process writes into the run's folder, which the Trainer would make at once."""
+        return super().should_save and not self.dry_run
 
     def _check_numbers(self) -> None:
         counts = ("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps")

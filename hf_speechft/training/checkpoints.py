@@ -10,10 +10,12 @@ from hf_speechft.training.arguments import Arguments
 ARGUMENTS_FILE = "arguments.json"
 METRICS_FILE = "metrics.json"
 STATE_FILE = "trainer_state.json"
+BATCH_PARTS = "batch_parts"  # of arguments.json, where memory ran out
 WARMUP_FOLDER = "warmup"  # checkpoint of the stage on synthetic speech
 # Arguments that do not change what is learned.
 VOLATILE = {"output_dir", "overwrite_output_dir", "resume_from_checkpoint", "logging_dir", "run_name", "disable_tqdm"}
 VOLATILE |= {"push_to_hub", "hub_model_id", "hub_token", "hub_private_repo", "report_to", "local_rank", "cache_dir"}
+VOLATILE |= {"dry_run"}
 
 
 def find_start(arguments: Arguments) -> str | None:
@@ -74,11 +76,26 @@ def is_trained(checkpoint: str) -> bool:
     return bool(control.get("args", {}).get("should_training_stop"))
 
 
-def record_arguments(arguments: Arguments) -> None:
-    """Write the arguments into the run's folder, for `find_start` and for whoever wants to repeat the run."""
+def record_arguments(arguments: Arguments, batch_parts: int = 1) -> None:
+    """Write the arguments into the run's folder, for `find_start` and for whoever wants to repeat the run.
+
+    Args:
+        arguments: As the user gave them.
+        batch_parts: Parts that each batch is cut into because it did not fit into memory.
+    """
     folder = Path(arguments[2].output_dir)
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / ARGUMENTS_FILE).write_text(json.dumps(_as_json(arguments), indent=2) + "\n", encoding="utf-8")
+    content = _as_json(arguments) | ({BATCH_PARTS: batch_parts} if batch_parts > 1 else {})
+    (folder / ARGUMENTS_FILE).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
+def recorded_parts(arguments: Arguments) -> int:
+    """Parts that an earlier start of the same run had to cut its batches into; 1 where it had not to."""
+    folder = Path(arguments[2].output_dir)
+    recorded = folder / ARGUMENTS_FILE
+    if arguments[2].overwrite_output_dir or not recorded.exists() or changed_arguments(folder, arguments):
+        return 1
+    return json.loads(recorded.read_text(encoding="utf-8")).get(BATCH_PARTS, 1)
 
 
 def _as_json(arguments: Arguments) -> dict[str, object]:

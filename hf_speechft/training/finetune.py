@@ -19,6 +19,7 @@ from safetensors import SafetensorError
 from transformers import EarlyStoppingCallback, set_seed
 
 from hf_speechft import SpeechBertForCTC, SpeechBertProcessor
+from hf_speechft.apps.dry_run import show_forecast
 from hf_speechft.data.augment import add_silence, check_speed_factors, expand_speeds, mark_augmented
 from hf_speechft.data.collate import SpeechCollator
 from hf_speechft.data.corpora import load_corpus
@@ -33,8 +34,9 @@ from hf_speechft.sharing.save import save_atomically
 from hf_speechft.training.arguments import Arguments, DataArguments, SpeechTrainingArguments
 from hf_speechft.training.augmentation import EpochCallback, make_augmentation
 from hf_speechft.training.averaging import average_best
-from hf_speechft.training.checkpoints import find_start, is_trained, record_arguments, remove_run
+from hf_speechft.training.checkpoints import find_start, is_trained, record_arguments, recorded_parts, remove_run
 from hf_speechft.training.decode import Decoding, DecodingPlan, decode_finally
+from hf_speechft.training.memory import REMEDIES, is_out_of_memory, split_batches, train_within_memory
 from hf_speechft.training.methods import apply_method, merge_lora
 from hf_speechft.training.recipes import parse_arguments
 from hf_speechft.training.recogniser import (
@@ -60,20 +62,28 @@ def main(argv: list[str] | None = None) -> None:
         argv: Recipe and arguments; the command line's by default.
 
     Raises:
-        SystemExit: With status 1 and the reason on standard error, where the input was wrong, the disk is full or
-            the upload failed.
+        SystemExit: With status 1 and the reason on standard error, where the input was wrong, the disk is full,
+            memory ran out or the upload failed.
     """
     show_progress()
     try:
-        run = FineTuning(parse_arguments(argv))
-        metrics = run.train_and_report()
+        arguments = parse_arguments(argv)
+        if arguments[2].dry_run:
+            show_forecast(FineTuning(arguments))
+            return
+        metrics = train_within_memory(FineTuning, arguments)
     except (ValueError, OSError, ImportError) as error:
         logger.debug("where it happened:", exc_info=True)
         raise SystemExit(f"error: {error}") from None
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise SystemExit(f"error: memory ran out: {error}; {REMEDIES}") from None
     if metrics:
         low, high = metrics["test"]["wer_interval_95"]
         rate = metrics["test"]["wer"]
-        logger.info("test WER %.1f %% (95 %% interval %.1f to %.1f); see %s", *_percent(rate, low, high), run.folder)
+        folder = arguments[2].output_dir
+        logger.info("test WER %.1f %% (95 %% interval %.1f to %.1f); see %s", *_percent(rate, low, high), folder)
 
 
 def _percent(*fractions: float) -> list[float]:
@@ -94,13 +104,15 @@ class FineTuning:
 
     Args:
         arguments: The three dataclasses of `parse_arguments`.
+        batch_parts: Parts that each batch is cut into because it did not fit into memory, if the run's folder does not
+            say that it was more.
 
     Raises:
         ValueError: An argument, the data, the checkpoint, the token or the output folder is not usable.
         ImportError: A package of the demo extra is needed and not installed.
     """
 
-    def __init__(self, arguments: Arguments) -> None:
+    def __init__(self, arguments: Arguments, batch_parts: int = 1) -> None:
         self.model_arguments, self.data_arguments, self.training_arguments = arguments
         self.goes_on = is_speechbert(self.model_arguments)
         if self.goes_on:
@@ -115,6 +127,8 @@ class FineTuning:
         if self.pushes:
             self._claim_repository()
         self.checkpoint = find_start(arguments)
+        self.batch_parts = max(batch_parts, recorded_parts(arguments))
+        self.training_arguments = split_batches(self.training_arguments, self.batch_parts)
         use_all_cores(self.training_arguments)
         check_speed_factors(self.data_arguments.speed_factors)
         self.augmentation = make_augmentation(self.data_arguments, self.model_arguments.sampling_rate)
@@ -178,7 +192,7 @@ class FineTuning:
         if self.trainer.is_world_process_zero():
             if self.training_arguments.overwrite_output_dir and not self.checkpoint:
                 remove_run(self.folder)
-            record_arguments(self.arguments)
+            record_arguments(self.arguments, self.batch_parts)
         if self.spoken is not None and not self.checkpoint:
             warm_up(self.trainer.model, self.processor, self.spoken, self.training_arguments)
         self._train()
@@ -201,7 +215,7 @@ class FineTuning:
             vocabulary_size=model.config.vocab_size,
             goes_on=self.goes_on,
             attention=model.config.attention,
-            splits=[self._split_facts(name) for name in self.splits],
+            splits=[self.split_facts(name) for name in self.splits],
             predictions=predictions,
             decodings=decodings,
             log_history=self.trainer.state.log_history,
@@ -254,7 +268,8 @@ class FineTuning:
         )
         return decode_finally(model, self.processor, self.splits["validation"], self.splits["test"], plan)
 
-    def _split_facts(self, name: str) -> SplitFacts:
+    def split_facts(self, name: str) -> SplitFacts:
+        """What a split holds as used, and what was dropped from it."""
         split, report = self.splits[name], self.reports[name]
         speakers = set(split["speaker_id"]) - {""}
         return SplitFacts(

@@ -10,10 +10,11 @@ from functools import cached_property, partial
 from pathlib import Path
 
 import torch
+from accelerate.utils.memory import clear_device_cache
 from torch.utils.data import DataLoader, Sampler, SequentialSampler
 from transformers import EvalPrediction, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_pt_utils import LengthGroupedSampler
-from transformers.trainer_utils import seed_worker
+from transformers.trainer_utils import EvalLoopOutput, seed_worker
 
 from hf_speechft.data.batching import SecondsBatchSampler, padding_share
 from hf_speechft.model.modeling_speechbert import best_path, needed_steps
@@ -21,6 +22,7 @@ from hf_speechft.scoring.metrics import CER, WER
 from hf_speechft.sharing.save import FULL_BELOW_BYTES, SaveError
 from hf_speechft.training.arguments import SpeechTrainingArguments
 from hf_speechft.training.checkpoints import STATE_FILE
+from hf_speechft.training.memory import halve_evaluation, is_out_of_memory, naming_batch
 from hf_speechft.training.optim import group_parameters, hold_waiting_groups, step_schedule
 
 logger = logging.getLogger(__name__)
@@ -156,6 +158,28 @@ class SpeechTrainer(Trainer):
     def _get_eval_sampler(self, eval_dataset: torch.utils.data.Dataset) -> SequentialSampler:
         """Keep the order of the data, which references rely on; the Trainer would group by length here too."""
         return SequentialSampler(eval_dataset)
+
+    def training_step(
+        self,
+        model: torch.nn.Module,
+        inputs: dict[str, torch.Tensor],
+        num_items_in_batch: torch.Tensor | int | None = None,
+    ) -> torch.Tensor:
+        """Learn from a batch as the Trainer does; where memory runs out, say what to do."""
+        with naming_batch(self.args, len(inputs["labels"])):
+            return super().training_step(model, inputs, num_items_in_batch)
+
+    def evaluation_loop(self, dataloader: DataLoader, *args: object, **kwargs: object) -> EvalLoopOutput:
+        """Evaluate as the Trainer does; where memory runs out, again with half as many clips in a batch."""
+        while True:
+            try:
+                return super().evaluation_loop(dataloader, *args, **kwargs)
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error):
+                    raise
+            halve_evaluation(self.args)
+            clear_device_cache(garbage_collection=True)
+            dataloader = self.get_test_dataloader(dataloader.dataset)
 
     def prediction_step(
         self,

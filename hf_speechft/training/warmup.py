@@ -94,14 +94,31 @@ def warm_up(
         spoken: From `speak_corpus`.
         training: Of the run; the stage has the same learning rates, and a schedule and `--warmup_epochs` of its own.
     """
-    folder = Path(training.output_dir) / WARMUP_FOLDER
+    trainer = make_warmup_trainer(model, processor, spoken, training)
+    checkpoints = whole_checkpoints(Path(trainer.args.output_dir))
+    last = str(checkpoints[-1]) if checkpoints else None
+    if last and is_trained(last):
+        trainer.restore(last)
+    else:
+        trainer.train(resume_from_checkpoint=last)
+    model.load_state_dict(trainer.accelerator.unwrap_model(trainer.model).state_dict())
+    set_seed(training.seed)  # what follows is the same whether the stage was trained now or before
+
+
+def make_warmup_trainer(
+    model: SpeechBertForCTC,
+    processor: SpeechBertProcessor,
+    spoken: Dataset,
+    training: SpeechTrainingArguments,
+) -> SpeechTrainer:
+    """Make what trains a copy of a model on spoken text; the arguments are those of `warm_up`."""
     learner = copy.deepcopy(model)  # a model that a Trainer has prepared is not prepared again
     learner.config.consistency_weight = 0.0  # what regularises small real corpora; here it would double the time
-    trainer = SpeechTrainer(
+    return SpeechTrainer(
         model=learner,
         args=dataclasses.replace(
             training,
-            output_dir=str(folder),
+            output_dir=str(Path(training.output_dir) / WARMUP_FOLDER),
             num_train_epochs=training.warmup_epochs,
             max_steps=-1,
             eval_strategy="no",
@@ -119,14 +136,6 @@ def warm_up(
         processing_class=processor,
         callbacks=[TrainingClock()],
     )
-    checkpoints = whole_checkpoints(folder)
-    last = str(checkpoints[-1]) if checkpoints else None
-    if last and is_trained(last):
-        trainer.restore(last)
-    else:
-        trainer.train(resume_from_checkpoint=last)
-    model.load_state_dict(trainer.accelerator.unwrap_model(learner).state_dict())
-    set_seed(training.seed)  # what follows is the same whether the stage was trained now or before
 
 
 def warmup_facts(data: DataArguments, spoken: Dataset, training: SpeechTrainingArguments) -> WarmupFacts | None:
