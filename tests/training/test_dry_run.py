@@ -30,7 +30,7 @@ def make_run(argv, tmp_path):
         {"batch_seconds": 3, "eval_strategy": "steps", "save_strategy": "steps", "eval_steps": 0.3, "save_steps": 0.3},
         {"max_steps": 8, "eval_strategy": "steps", "save_strategy": "no", "eval_steps": 4}
         | {"load_best_model_at_end": False},
-        {"train_sampling_strategy": "random", "per_device_train_batch_size": 7, "num_train_epochs": 3},
+        {"train_sampling_strategy": "random", "per_device_train_batch_size": 7, "num_train_epochs": 1},
     ],
     ids=["part of an epoch", "seconds", "max_steps", "random"],
 )
@@ -60,7 +60,7 @@ def test_forecast_says_what_is_used_and_dropped(make_run):
     assert train.duration_s == pytest.approx(sum(run.splits["train"]["duration_s"]))
     assert found.dropped_s["train"] > 0.7 * dropped
     assert found.dropped_s["validation"] == 0
-    assert found.units == ["▁", "a", "b", "c", "d"] or found.units == sorted(found.units)
+    assert sorted(found.units) == ["a", "b", "c", "d", "▁"]
     assert found.parameters == found.trainable_parameters == run.trainer.model.num_parameters()
 
 
@@ -77,10 +77,10 @@ def measure_as(computing, loading):
 
 
 @pytest.mark.parametrize(
-    ("workers", "expected"), [(0, lambda s: 0.6 + 4 * s), (2, lambda s: np.maximum(0.5 + s, 1.5 * s + 0.05))]
+    ("workers", "expected"), [(0, lambda s: 0.6 + 2.1 * s), (1, lambda s: np.maximum(0.5 + s, 0.1 + 1.1 * s))]
 )
 def test_forecast_time_is_the_sum_over_all_updates(make_run, monkeypatch, workers, expected):
-    monkeypatch.setattr(Rehearsal, "measure", measure_as(lambda s: 0.5 + s, lambda s: 0.1 + 3 * s))
+    monkeypatch.setattr(Rehearsal, "measure", measure_as(lambda s: 0.5 + s, lambda s: 0.1 + 1.1 * s))
     options = {"max_steps": 20, "gradient_accumulation_steps": 2, "speed_factors": [0.9, 1.0, 1.1]}
     run = make_run(dry_run=True, dataloader_num_workers=workers, **options)
     durations_s = np.array(run.splits["train"]["duration_s"])
