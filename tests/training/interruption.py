@@ -1,4 +1,8 @@
-"""An interruption in the middle of a training."""
+"""Interruptions in the middle of a training."""
+
+import multiprocessing
+import os
+import signal
 
 from transformers import TrainerCallback
 
@@ -12,3 +16,16 @@ class InterruptAt(TrainerCallback):
     def on_step_end(self, args, state, control, **kwargs):
         if state.global_step == self.step:
             raise KeyboardInterrupt
+
+
+class TerminateAt(TrainerCallback):
+    """SIGTERM to this process and all that it started, as a cluster sends it, in the middle of an update."""
+
+    def __init__(self, step):
+        self.step = step
+
+    def on_pre_optimizer_step(self, args, state, control, **kwargs):
+        if state.global_step + 1 == self.step:
+            for worker in multiprocessing.active_children():
+                os.kill(worker.pid, signal.SIGTERM)
+            signal.raise_signal(signal.SIGTERM)
