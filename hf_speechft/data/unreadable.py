@@ -55,10 +55,10 @@ class UnreadableClips:
     def new(self) -> list[UnreadableClip]:
         """Clips noted since this object was made or last asked; some may come again, from another process."""
         size_bytes = self.path.stat().st_size if self.path.exists() else 0
-        if size_bytes == self._read_bytes:
-            return []
-        start_bytes = self._read_bytes if size_bytes > self._read_bytes else 0  # it was begun anew
+        start_bytes = self._read_bytes if size_bytes >= self._read_bytes else 0  # it was begun anew
         self._read_bytes = size_bytes
+        if size_bytes == start_bytes:
+            return []
         with self.path.open("rb") as file:
             file.seek(start_bytes)
             return _parse(file.read(size_bytes - start_bytes))
