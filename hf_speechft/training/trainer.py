@@ -23,6 +23,7 @@ from hf_speechft.training.arguments import SpeechTrainingArguments
 from hf_speechft.training.checkpoints import STATE_FILE, UNEVALUATED_FOLDER
 from hf_speechft.training.optim import group_parameters, hold_waiting_groups, step_schedule
 from hf_speechft.training.preemption import Preemption
+from hf_speechft.training.unreadable import keep_readable
 from hf_speechft.training.watchdogs import check_weights
 
 logger = logging.getLogger(__name__)
@@ -192,15 +193,10 @@ class SpeechTrainer(Trainer):
 
         Such a batch goes through the model all the same: other processes wait for its gradient.
         """
-        inputs = dict(inputs)
-        unreadable = inputs.pop("unreadable", None)
-        if unreadable is None:
-            return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
-        if not unreadable.all():
-            inputs = {name: value[~unreadable] for name, value in inputs.items()}
-            return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+        inputs, readable = keep_readable(inputs)
         loss, outputs = super().compute_loss(model, inputs, True, num_items_in_batch)
-        return (0 * loss, outputs) if return_outputs else 0 * loss
+        loss = loss if readable else 0 * loss
+        return (loss, outputs) if return_outputs else loss
 
     def prediction_step(
         self,

@@ -2,8 +2,9 @@
 
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
+import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from hf_speechft.data.unreadable import UnreadableClips
@@ -63,6 +64,23 @@ class UnreadableLimit(TrainerCallback):
                 f"{'; '.join(list(self._met.values())[:NAMED])}. All are listed in {self.clips.path}. Mend them, drop "
                 "their rows and start anew, or raise the limit; the same command goes on from the last checkpoint"
             )
+
+
+def keep_readable(batch: Mapping[str, torch.Tensor]) -> tuple[dict[str, torch.Tensor], int]:
+    """Take the clips out of a batch that could not be read.
+
+    Args:
+        batch: From the collator, with the mask `unreadable (batch,)` where there are such clips.
+
+    Returns:
+        The rest without the mask, and how many clips it has; where none could be read, all of them and 0.
+    """
+    kept = dict(batch)
+    unreadable = kept.pop("unreadable", None)
+    if unreadable is None:
+        return kept, len(kept["labels"])
+    readable = int((~unreadable).sum())
+    return ({name: value[~unreadable] for name, value in kept.items()} if readable else kept), readable
 
 
 def count_unreadable(clips: UnreadableClips, utterance_ids: Sequence[str]) -> int:
