@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import signal
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.data import get_worker_info
 
 from hf_speechft.data.audio import AudioError, load_audio
 from hf_speechft.data.unreadable import UnreadableClip, UnreadableClips
+from hf_speechft.data.workers import heed_parent_only
 
 
 class SpeechCollator:
@@ -20,8 +19,7 @@ class SpeechCollator:
     A row with the column `speed` (`augment.expand_speeds`) is played at that speed; one that is `augmented`
     (`augment.mark_augmented`), hence no row of an evaluation, is augmented.
 
-    A worker of a data loader that collates ignores SIGTERM: a cluster sends it to all processes of a job, and the one
-    that trains needs its workers until it has saved a checkpoint. They end with it.
+    A worker of a data loader that collates outlives the SIGTERM of a cluster (`workers.py`).
 
     It holds no open files and no lambdas of its own, hence data loader workers can pickle it.
 
@@ -65,8 +63,7 @@ class SpeechCollator:
             ValueError: A transcript cannot be written with the vocabulary, or a clip cannot be decoded and there is no
                 `unreadable` to note it; the message begins with the utterance's id.
         """
-        if get_worker_info() is not None:
-            signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        heed_parent_only()
         waveforms = [self._waveform(row) for row in rows]
         texts = [row["text"] for row in rows] if rows and "text" in rows[0] else None
         lost = [index for index, waveform in enumerate(waveforms) if waveform is None]

@@ -1,9 +1,6 @@
 """The collator with a stand-in processor: what it is given, what it gives back, and whom it blames."""
 
-import multiprocessing
-import os
 import pickle
-import signal
 from types import SimpleNamespace
 
 import numpy as np
@@ -198,18 +195,6 @@ def test_speech_collator_batch_of_readable_clips_has_no_mask(rows, tmp_path):
     batch = SpeechCollator(CountingProcessor(), unreadable=UnreadableClips(tmp_path / "list"))(rows)
     assert set(batch) == {"input_features", "attention_mask", "labels"}
     assert not (tmp_path / "list").exists()
-
-
-def test_speech_collator_workers_outlive_sigterm(rows):
-    """A cluster ends a job with SIGTERM to all its processes; the one that trains has an update to finish."""
-    collator = SpeechCollator(CountingProcessor())
-    batches = iter(torch.utils.data.DataLoader(rows * 20, batch_size=2, num_workers=1, collate_fn=collator))
-    next(batches)
-    for worker in multiprocessing.active_children():
-        os.kill(worker.pid, signal.SIGTERM)
-    assert len(list(batches)) == 19
-    collator(rows)
-    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL  # here, where nobody works for another
 
 
 def test_speech_collator_clip_refused_by_the_processor_is_named(rows):

@@ -2,7 +2,7 @@
 
 import multiprocessing
 import os
-import signal
+import subprocess
 
 from transformers import TrainerCallback
 
@@ -26,6 +26,5 @@ class TerminateAt(TrainerCallback):
 
     def on_pre_optimizer_step(self, args, state, control, **kwargs):
         if state.global_step + 1 == self.step:
-            for worker in multiprocessing.active_children():
-                os.kill(worker.pid, signal.SIGTERM)
-            signal.raise_signal(signal.SIGTERM)
+            workers = [str(worker.pid) for worker in multiprocessing.active_children()]
+            subprocess.run(["kill", "-TERM", *workers, str(os.getpid())], check=True)
