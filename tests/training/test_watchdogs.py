@@ -124,12 +124,6 @@ def test_run_that_recognises_nothing_is_advised_once(argv, tmp_path, caplog, sil
     assert not advice or "--warmup_corpus" in advice[0]
 
 
-def test_normal_run_is_not_advised(argv, tmp_path, caplog):
-    learning = {"learning_rate": 2e-3, "new_learning_rate": 6e-3, "num_train_epochs": 6, "logging_steps": 2}
-    main(argv(tmp_path / "run", per_device_train_batch_size=4, beam_width=1, **learning))
-    assert [record.message for record in caplog.records if record.name.startswith("hf_speechft.training")] == []
-
-
 def test_check_weights_names_the_weight_and_needs_no_checkpoint(tmp_path):
     model = torch.nn.Linear(2, 2)
     check_weights(model, str(tmp_path))
