@@ -28,6 +28,7 @@ _HOME = {
     "expand_speeds": "augment",
     "SoundFolder": "sounds",
     "SpeechCollator": "collate",
+    "UnreadableClips": "unreadable",
 }
 
 __all__ = list(_HOME)

@@ -35,6 +35,9 @@ class SplitFacts:
     speakers: int | None = None
     # Reason -> number of utterances that a filter removed; None where nothing was counted.
     dropped: Mapping[str, int] | None = None
+    # Of those that were kept, files that could not be decoded when they were needed: left out of training, and counted
+    # as wholly misheard in an evaluation.
+    unreadable: int = 0
 
 
 @dataclass(frozen=True)
@@ -238,6 +241,8 @@ def _split_row(split: SplitFacts) -> dict[str, str | int]:
     else:
         reasons = ", ".join(f"{count} {reason}" for reason, count in split.dropped.items() if count)
         dropped = f"{sum(split.dropped.values())} ({reasons})" if reasons else "0"
+    if split.unreadable:
+        dropped = f"{dropped}; {split.unreadable} more turned out unreadable"
     return {
         "name": _in_cell(split.name),
         "utterances": split.utterances,

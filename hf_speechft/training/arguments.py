@@ -135,7 +135,20 @@ class DataArguments(AugmentationArguments):
     warmup_language: str | None = field(
         default=None, metadata={"help": "espeak-ng's name of the text's language, such as 'de'; English by default."}
     )
+    max_corrupt_files: float = field(
+        default=0.01,
+        metadata={
+            "help": "Files that turn out unreadable in the middle of training are left out, up to so many, or up to "
+            "this share of the training clips where it is below 1; with more the run stops."
+        },
+    )
     cache_dir: str | None = field(default=None, metadata={"help": "Where downloads and the demo corpus are kept."})
+
+    def __post_init__(self) -> None:
+        """Check what would be found out late."""
+        limit = self.max_corrupt_files
+        if not 0 <= limit < math.inf or (limit >= 1 and limit != int(limit)):
+            raise ValueError(f"--max_corrupt_files is {limit}; give a number of files, or a share from 0 to below 1")
 
 
 @dataclass
@@ -193,7 +206,12 @@ class SpeechTrainingArguments(TrainingArguments):
     lr_scheduler_type: str = field(default="cosine", metadata={"help": "Schedule of the learning rates."})
     warmup_steps: float = field(default=0.1, metadata={"help": "Warm-up, in steps or as a share of all below 1."})
     eval_strategy: str = field(default="epoch", metadata={"help": "When to evaluate: 'steps' or 'epoch'."})
-    save_strategy: str = field(default="epoch", metadata={"help": "When to save: as eval_strategy."})
+    save_strategy: str = field(
+        default="epoch",
+        metadata={
+            "help": "When to save: as eval_strategy; 'steps' beside evaluations by epoch saves every save_steps too."
+        },
+    )
     save_total_limit: int | None = field(default=2, metadata={"help": "Checkpoints kept; the best one always is."})
     load_best_model_at_end: bool = field(default=True, metadata={"help": "Go back to the checkpoint of lowest WER."})
     metric_for_best_model: str | None = field(default="wer", metadata={"help": "What 'best' means."})
@@ -213,6 +231,9 @@ class SpeechTrainingArguments(TrainingArguments):
     remove_unused_columns: bool = field(default=False, metadata={"help": "Must stay False: the collator needs audio."})
     restore_callback_states_from_checkpoint: bool = field(
         default=True, metadata={"help": "A resumed run goes on counting evaluations for early stopping."}
+    )
+    logging_nan_inf_filter: bool = field(
+        default=False, metadata={"help": "Log the mean of other losses where a loss is not a finite number."}
     )
     disable_tqdm: bool | None = field(default=False, metadata={"help": "Print no progress bar of the training."})
     beam_width: int = field(
@@ -234,6 +255,11 @@ class SpeechTrainingArguments(TrainingArguments):
         if self.bf16 is None:
             self.bf16 = computes_in_bfloat16(self.use_cpu)
         self.dataloader_pin_memory = self.dataloader_pin_memory and has_accelerator
+        # The Trainer takes the best of evaluated checkpoints only; Preemption saves those in between.
+        by_epoch = self.eval_strategy == "epoch" and self.load_best_model_at_end
+        self.saves_between_evaluations = by_epoch and self.save_strategy == "steps" and self.save_steps > 0
+        if self.saves_between_evaluations:
+            self.save_strategy = "epoch"
         super().__post_init__()
 
     @property

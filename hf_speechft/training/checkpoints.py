@@ -12,10 +12,11 @@ METRICS_FILE = "metrics.json"
 STATE_FILE = "trainer_state.json"
 BATCH_PARTS = "batch_parts"  # of arguments.json, where memory ran out
 WARMUP_FOLDER = "warmup"  # checkpoint of the stage on synthetic speech
+UNEVALUATED_FOLDER = "unevaluated"  # checkpoint between evaluations; see preemption.py
 # Arguments that do not change what is learned.
 VOLATILE = {"output_dir", "overwrite_output_dir", "resume_from_checkpoint", "logging_dir", "run_name", "disable_tqdm"}
 VOLATILE |= {"push_to_hub", "hub_model_id", "hub_token", "hub_private_repo", "report_to", "local_rank", "cache_dir"}
-VOLATILE |= {"dry_run"}
+VOLATILE |= {"dry_run", "max_corrupt_files"}
 
 
 def find_start(arguments: Arguments) -> str | None:
@@ -123,7 +124,8 @@ def _check_same_arguments(folder: Path, arguments: Arguments) -> None:
 
 
 def _checkpoints(folder: Path) -> list[Path]:
-    numbered = [path for path in folder.glob("checkpoint-*") if path.name.rpartition("-")[2].isdigit()]
+    found = [*folder.glob("checkpoint-*"), *folder.glob(f"{UNEVALUATED_FOLDER}/checkpoint-*")]
+    numbered = [path for path in found if path.name.rpartition("-")[2].isdigit()]
     return sorted(numbered, key=lambda path: int(path.name.rpartition("-")[2]))
 
 
@@ -136,7 +138,7 @@ def _is_whole(checkpoint: Path) -> bool:
 
 
 def whole_checkpoints(folder: Path) -> list[Path]:
-    """Checkpoints in a folder that were saved to their end, the oldest first."""
+    """Checkpoints of a run's folder that were saved to their end, evaluated or not, the oldest first."""
     return [path for path in _checkpoints(folder) if _is_whole(path)]
 
 
@@ -149,6 +151,7 @@ def remove_run(folder: Path) -> None:
     """Remove what `find_start` would find of an earlier run: its checkpoints, arguments and metrics."""
     for checkpoint in _checkpoints(folder):
         shutil.rmtree(checkpoint)
-    shutil.rmtree(folder / WARMUP_FOLDER, ignore_errors=True)
+    for name in (WARMUP_FOLDER, UNEVALUATED_FOLDER):
+        shutil.rmtree(folder / name, ignore_errors=True)
     for name in (METRICS_FILE, ARGUMENTS_FILE):
         (folder / name).unlink(missing_ok=True)

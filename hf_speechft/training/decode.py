@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 from datasets import Dataset
 
+from hf_speechft.data.unreadable import UnreadableClips
 from hf_speechft.decoding.decoder import CTCDecoder, Hypothesis
 from hf_speechft.decoding.ngram import NGramLM
 from hf_speechft.decoding.rescoring import SentenceScorer
@@ -47,6 +48,7 @@ class DecodingPlan:
         rescoring_model: Hub id or folder of a language model that rescores; None for none.
         batch_size: Utterances that go through the model at once.
         show_progress: Whether to show bars.
+        unreadable: Notes clips that cannot be decoded, in which nothing is recognised; None where that is an error.
     """
 
     beam_width: int
@@ -55,6 +57,7 @@ class DecodingPlan:
     rescoring_model: str | None
     batch_size: int
     show_progress: bool
+    unreadable: UnreadableClips | None = None
 
 
 def decode_finally(
@@ -81,7 +84,7 @@ def decode_finally(
         processor, lm=NGramLM.from_text(plan.lm_lines, plan.lm_order), beam_width=plan.beam_width
     )
     validation = tuning_sample(validation)
-    options = {"batch_size": plan.batch_size, "show_progress": plan.show_progress}
+    options = {"batch_size": plan.batch_size, "show_progress": plan.show_progress, "unreadable": plan.unreadable}
     batches = list(emissions(model, processor, validation, description="validation", **options))
     decoder, _ = tune_decoder(decoder, batches, validation["text"])
     plain = CTCDecoder.from_processor(processor, beam_width=plan.beam_width)

@@ -25,6 +25,7 @@ from hf_speechft.data.collate import SpeechCollator
 from hf_speechft.data.corpora import load_corpus
 from hf_speechft.data.filters import FilterReport, count_ctc_steps, filter_corpus
 from hf_speechft.data.text import read_sentences
+from hf_speechft.data.unreadable import UNREADABLE_FILE, UnreadableClips
 from hf_speechft.decoding.decoder import CTCDecoder
 from hf_speechft.decoding.decoder_files import DECODER_FOLDER
 from hf_speechft.model.frontend_speechbert import output_lengths
@@ -48,7 +49,9 @@ from hf_speechft.training.recogniser import (
 )
 from hf_speechft.training.report import Prediction, RunFacts, write_report
 from hf_speechft.training.trainer import SpeechTrainer, TrainingClock, error_rates, minutes_trained
+from hf_speechft.training.unreadable import UnreadableLimit, count_unreadable
 from hf_speechft.training.warmup import speak_corpus, warm_up, warmup_facts
+from hf_speechft.training.watchdogs import Watchdogs
 
 logger = logging.getLogger(__name__)
 
@@ -63,7 +66,7 @@ def main(argv: list[str] | None = None) -> None:
 
     Raises:
         SystemExit: With status 1 and the reason on standard error, where the input was wrong, the disk is full,
-            memory ran out or the upload failed.
+            memory ran out or the upload failed; with 143 after SIGTERM.
     """
     show_progress()
     try:
@@ -151,6 +154,7 @@ class FineTuning:
         if self.spoken is not None:
             self.spoken, _ = keep_learnable(self.spoken, self.processor, model, self.data_arguments, name="warm-up")
         self.lm_lines = read_lm_text(self.data_arguments, corpus)
+        self.unreadable = UnreadableClips(self.folder / UNREADABLE_FILE)
         self.trainer = self._make_trainer(model)
 
     def _claim_repository(self) -> None:
@@ -161,7 +165,8 @@ class FineTuning:
 
     def _make_trainer(self, model: SpeechBertForCTC) -> SpeechTrainer:
         patience = self.training_arguments.early_stopping_patience
-        collator = SpeechCollator(self.processor, self.augmentation, self.training_arguments.seed)
+        collator = SpeechCollator(self.processor, self.augmentation, self.training_arguments.seed, self.unreadable)
+        bears_with, recordings = self.data_arguments.max_corrupt_files, self.reports["train"].kept
         return SpeechTrainer(
             model=model,
             args=self.training_arguments,
@@ -173,6 +178,8 @@ class FineTuning:
             callbacks=[
                 TrainingClock(),
                 EpochCallback(collator),
+                Watchdogs(),
+                UnreadableLimit(self.unreadable, bears_with, recordings),
                 *([EarlyStoppingCallback(patience)] if patience else []),
             ],
         )
@@ -186,6 +193,9 @@ class FineTuning:
         Raises:
             HubError: The upload failed; the message has the command that uploads the folder later.
             SaveError: The disk is full; the checkpoints are whole, and the same command goes on from the last.
+            TrainingError: The loss is not a number.
+            ValueError: More files than `--max_corrupt_files` cannot be read.
+            SystemExit: With status 143, after SIGTERM; the same command goes on from the checkpoint.
         """
         if self.checkpoint:
             logger.info("going on from %s", self.checkpoint)
@@ -193,6 +203,8 @@ class FineTuning:
             if self.training_arguments.overwrite_output_dir and not self.checkpoint:
                 remove_run(self.folder)
             record_arguments(self.arguments, self.batch_parts)
+            if not self.checkpoint:
+                self.unreadable.forget()
         if self.spoken is not None and not self.checkpoint:
             warm_up(self.trainer.model, self.processor, self.spoken, self.training_arguments)
         self._train()
@@ -265,6 +277,7 @@ class FineTuning:
             rescoring_model=self.rescoring_model,
             batch_size=training.per_device_eval_batch_size,
             show_progress=not training.disable_tqdm,
+            unreadable=self.unreadable,
         )
         return decode_finally(model, self.processor, self.splits["validation"], self.splits["test"], plan)
 
@@ -278,6 +291,7 @@ class FineTuning:
             duration_s=report.kept_s,
             speakers=len(speakers) or None,
             dropped={reason: len(ids) for reason, ids in report.dropped.items()},
+            unreadable=count_unreadable(self.unreadable, split["utterance_id"]),
         )
 
 

@@ -14,16 +14,19 @@ from accelerate.utils.memory import clear_device_cache
 from torch.utils.data import DataLoader, Sampler, SequentialSampler
 from transformers import EvalPrediction, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_pt_utils import LengthGroupedSampler
-from transformers.trainer_utils import EvalLoopOutput, seed_worker
+from transformers.trainer_utils import EvalLoopOutput, TrainOutput, rotate_checkpoints, seed_worker
 
 from hf_speechft.data.batching import SecondsBatchSampler, padding_share
 from hf_speechft.model.modeling_speechbert import best_path, needed_steps
 from hf_speechft.scoring.metrics import CER, WER
 from hf_speechft.sharing.save import FULL_BELOW_BYTES, SaveError
 from hf_speechft.training.arguments import SpeechTrainingArguments
-from hf_speechft.training.checkpoints import STATE_FILE
+from hf_speechft.training.checkpoints import STATE_FILE, UNEVALUATED_FOLDER
 from hf_speechft.training.memory import halve_evaluation, is_out_of_memory, naming_batch
 from hf_speechft.training.optim import group_parameters, hold_waiting_groups, step_schedule
+from hf_speechft.training.preemption import Preemption
+from hf_speechft.training.unreadable import keep_readable
+from hf_speechft.training.watchdogs import check_weights
 
 logger = logging.getLogger(__name__)
 
@@ -32,6 +35,16 @@ class SpeechTrainer(Trainer):
     """Trains a `SpeechBertForCTC`; predictions are the best unit of each step, blank or -100 where there is none."""
 
     args: SpeechTrainingArguments
+
+    def __init__(self, *args: object, **kwargs: object) -> None:
+        super().__init__(*args, **kwargs)
+        self._preemption = Preemption()
+        self.add_callback(self._preemption)
+
+    def train(self, *args: object, **kwargs: object) -> TrainOutput:
+        """Train as the Trainer does; SIGTERM saves a checkpoint and ends the process (`preemption.py`)."""
+        with self._preemption.listening():
+            return super().train(*args, **kwargs)
 
     def create_optimizer(self, model: torch.nn.Module | None = None) -> torch.optim.Optimizer:
         """Make the optimiser that `--optim` names, with a learning rate for the body and one for the rest."""
@@ -76,13 +89,25 @@ class SpeechTrainer(Trainer):
             batches = len(self._batch_sampler) // self.args.world_size
         return math.ceil(batches / self.args.gradient_accumulation_steps)
 
+    def _get_output_dir(self, trial: object) -> str:
+        """Give a checkpoint that was not evaluated a folder of its own."""
+        folder = super()._get_output_dir(trial)
+        return str(Path(folder, UNEVALUATED_FOLDER)) if self._preemption.is_between else folder
+
     def _save_checkpoint(self, model: torch.nn.Module, trial: object) -> None:
-        """Save as the Trainer does; where the disk is full, say so."""
+        """Save as the Trainer does; where the disk is full, say so, and free what was written in vain."""
+        check_weights(model, self.args.output_dir)
+        folder, unevaluated = Path(self._get_output_dir(trial)), Path(self.args.output_dir, UNEVALUATED_FOLDER)
         try:
             super()._save_checkpoint(model, trial)
+            if self.args.should_save and folder != unevaluated:
+                shutil.rmtree(unevaluated, ignore_errors=True)  # what is evaluated is newer
+            elif self.args.should_save:
+                rotate_checkpoints(str(folder), save_total_limit=1, use_mtime=True)
         except Exception as error:  # the class depends on the library that was writing
             if not _disk_is_full(error, self.args.output_dir):
                 raise
+            shutil.rmtree(folder / f"checkpoint-{self.state.global_step}", ignore_errors=True)
             raise SaveError(
                 errno.ENOSPC,
                 f"the disk is full or the quota used up: checkpoint-{self.state.global_step} could not be saved in "
@@ -181,6 +206,22 @@ class SpeechTrainer(Trainer):
             clear_device_cache(garbage_collection=True)
             dataloader = self.get_test_dataloader(dataloader.dataset)
 
+    def compute_loss(
+        self,
+        model: torch.nn.Module,
+        inputs: dict[str, torch.Tensor],
+        return_outputs: bool = False,
+        num_items_in_batch: torch.Tensor | int | None = None,
+    ) -> torch.Tensor | tuple[torch.Tensor, object]:
+        """Leave out the clips that the collator could not read; a batch of none gives a gradient of zeros.
+
+        Such a batch goes through the model all the same: other processes wait for its gradient.
+        """
+        inputs, readable = keep_readable(inputs)
+        loss, outputs = super().compute_loss(model, inputs, True, num_items_in_batch)
+        loss = loss if readable else 0 * loss
+        return (loss, outputs) if return_outputs else loss
+
     def prediction_step(
         self,
         model: torch.nn.Module,
@@ -190,22 +231,27 @@ class SpeechTrainer(Trainer):
     ) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
         """Decode a batch greedily; the loss is over the utterances that can be aligned, 0 if none can.
 
+        Of a clip that the collator could not read, nothing is recognised: all its words count as deleted.
+
         Returns:
             The loss, ids `(batch, steps)` and labels `(batch, tokens)`.
         """
         inputs = dict(self._prepare_inputs(inputs))
         labels = inputs.pop("labels")
+        unreadable = inputs.pop("unreadable", torch.zeros(len(labels), dtype=torch.bool, device=labels.device))
         recogniser = self.accelerator.unwrap_model(model)
         with torch.no_grad(), self.compute_loss_context_manager():
             logits = model(**inputs).logits  # (batch, steps, vocab)
         step_lengths = recogniser.step_lengths(**inputs)
-        alignable = needed_steps(labels) <= step_lengths
+        alignable = (needed_steps(labels) <= step_lengths) & ~unreadable
         loss = logits.new_zeros((), dtype=torch.float32)
         if alignable.any():
             loss = recogniser.ctc_loss(logits[alignable], step_lengths[alignable], labels[alignable])
         if prediction_loss_only:
             return loss, None, None
-        return loss, best_path(logits, step_lengths, recogniser.config.pad_token_id), labels
+        ids = best_path(logits, step_lengths, recogniser.config.pad_token_id)
+        ids[unreadable] = recogniser.config.pad_token_id  # blanks
+        return loss, ids, labels
 
 
 class EpochSampler(LengthGroupedSampler):
@@ -260,7 +306,7 @@ def _disk_is_full(error: Exception, folder: str) -> bool:
 
 
 def error_rates(processor: object, references: Sequence[str]) -> Callable[[EvalPrediction], dict[str, float]]:
-    """Make the Trainer's `compute_metrics`: WER and CER of greedy hypotheses.
+    """Make the Trainer's `compute_metrics`: WER and CER of greedy hypotheses, and the share of empty ones.
 
     Args:
         processor: Turns ids into text.
@@ -273,6 +319,7 @@ def error_rates(processor: object, references: Sequence[str]) -> Callable[[EvalP
         scores = {}
         for metric in (WER(), CER()):
             scores |= metric.compute(predictions=hypotheses, references=references)
-        return scores
+        empty = [not hypothesis for hypothesis, reference in zip(hypotheses, references, strict=True) if reference]
+        return scores | {"empty": sum(empty) / max(1, len(empty))}
 
     return compute

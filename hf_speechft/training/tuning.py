@@ -12,6 +12,7 @@ from datasets import Dataset
 from tqdm import tqdm
 
 from hf_speechft.data.collate import SpeechCollator
+from hf_speechft.data.unreadable import UnreadableClips
 from hf_speechft.decoding.decoder import CTCDecoder, Hypothesis
 from hf_speechft.decoding.rescoring import Rescoring, SentenceScorer
 from hf_speechft.model.modeling_speechbert import SpeechBertForCTC
@@ -35,6 +36,7 @@ def emissions(
     batch_size: int,
     show_progress: bool,
     description: str,
+    unreadable: UnreadableClips | None = None,
 ) -> Iterator[list[np.ndarray]]:
     """Run the model over utterances.
 
@@ -45,19 +47,23 @@ def emissions(
         batch_size: Utterances that go through the model at once.
         show_progress: Whether to show a bar.
         description: What the bar says.
+        unreadable: Notes clips that cannot be decoded; None where that is an error.
 
     Yields:
-        For each batch the log-probabilities of its utterances, `(steps, vocab)` float32.
+        For each batch the log-probabilities of its utterances, `(steps, vocab)` float32; no steps of a clip that
+        cannot be decoded.
     """
     model.eval()
-    collate = SpeechCollator(processor)
+    collate = SpeechCollator(processor, unreadable=unreadable)
     for start in tqdm(range(0, len(utterances), batch_size), desc=description, disable=not show_progress):
         rows = [utterances[index] for index in range(start, min(start + batch_size, len(utterances)))]
         batch = collate([{name: row[name] for name in row if name != "text"} for row in rows])
         features, mask = (batch[name].to(model.device) for name in ("input_features", "attention_mask"))
         log_probs = model(features, mask).logits.float().log_softmax(dim=-1).cpu().numpy()
-        lengths = model.step_lengths(features, mask).tolist()
-        yield [log_probs[place, :steps] for place, steps in enumerate(lengths)]
+        lengths = model.step_lengths(features, mask).cpu()
+        if "unreadable" in batch:
+            lengths[batch["unreadable"]] = 0
+        yield [log_probs[place, :steps] for place, steps in enumerate(lengths.tolist())]
 
 
 def decode_batch(decoder: CTCDecoder, batch: Sequence[np.ndarray], nbest: int = 1) -> list[list[Hypothesis]]:

@@ -9,8 +9,10 @@ import soundfile
 import torch
 from datasets import Dataset
 
+from hf_speechft.data.audio import audio_duration_s
 from hf_speechft.data.augment import expand_speeds
 from hf_speechft.data.collate import SpeechCollator
+from hf_speechft.data.unreadable import UnreadableClips
 
 
 class CountingProcessor:
@@ -152,11 +154,47 @@ def test_speech_collator_works_in_data_loader_workers(rows):
 
 
 @pytest.mark.parametrize("name", ["b", "b.flac"])
-def test_speech_collator_unreadable_clip_raises_naming_the_utterance(name, rows):
+def test_speech_collator_unreadable_clip_without_a_list_raises_naming_the_utterance(name, rows):
     rows[1]["audio"]["bytes"] = b"not sound at all"
     rows[1]["utterance_id"] = "b" if name == "b" else None
     with pytest.raises(ValueError, match=rf"^utterance {name}: b\.flac is not audio"):
         SpeechCollator(CountingProcessor())(rows)
+
+
+def break_flac(path):
+    """Garble the middle of a file, as a bad disk does: its header stays whole."""
+    sound = np.random.default_rng(0).standard_normal(16_000) * 0.1
+    soundfile.write(path, sound, 16_000, format="FLAC")
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2 : len(content) // 2 + 2_000] = bytes(2_000)
+    path.write_bytes(content)
+    assert audio_duration_s(path) == 1.0
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_speech_collator_unreadable_clips_are_noted_and_become_marked_silence(rows, tmp_path, workers):
+    break_flac(tmp_path / "broken.flac")
+    rows.append({"audio": {"path": str(tmp_path / "broken.flac")}, "text": "xyz", "duration_s": 1.0})
+    rows.append(
+        {"audio": {"path": str(tmp_path / "gone.wav")}, "text": "?", "utterance_id": "gone", "duration_s": 0.5}
+    )
+    collator = SpeechCollator(CountingProcessor(), unreadable=UnreadableClips(tmp_path / "list"))
+    loader = torch.utils.data.DataLoader(rows, batch_size=4, num_workers=workers, collate_fn=collator)
+    (batch,) = loader
+    assert batch["unreadable"].tolist() == [False, False, True, True]
+    assert batch["attention_mask"].sum(dim=1).tolist() == [10, 20, 100, 50]  # so long as they should be
+    assert batch["labels"].tolist() == [[97, 98], [99, -100], [-100, -100], [-100, -100]]
+    broken, gone = collator.unreadable.new()
+    assert broken.utterance_id == broken.file == str(tmp_path / "broken.flac")
+    assert "broken.flac is truncated or damaged" in broken.error
+    assert (gone.utterance_id, gone.file) == ("gone", str(tmp_path / "gone.wav"))
+    assert rows[2]["text"] == "xyz"
+
+
+def test_speech_collator_batch_of_readable_clips_has_no_mask(rows, tmp_path):
+    batch = SpeechCollator(CountingProcessor(), unreadable=UnreadableClips(tmp_path / "list"))(rows)
+    assert set(batch) == {"input_features", "attention_mask", "labels"}
+    assert not (tmp_path / "list").exists()
 
 
 def test_speech_collator_clip_refused_by_the_processor_is_named(rows):

@@ -1,4 +1,8 @@
-"""An interruption in the middle of a training."""
+"""Interruptions in the middle of a training."""
+
+import multiprocessing
+import os
+import subprocess
 
 from transformers import TrainerCallback
 
@@ -12,3 +16,15 @@ class InterruptAt(TrainerCallback):
     def on_step_end(self, args, state, control, **kwargs):
         if state.global_step == self.step:
             raise KeyboardInterrupt
+
+
+class TerminateAt(TrainerCallback):
+    """SIGTERM to this process and all that it started, as a cluster sends it, in the middle of an update."""
+
+    def __init__(self, step):
+        self.step = step
+
+    def on_pre_optimizer_step(self, args, state, control, **kwargs):
+        if state.global_step + 1 == self.step:
+            workers = [str(worker.pid) for worker in multiprocessing.active_children()]
+            subprocess.run(["kill", "-TERM", *workers, str(os.getpid())], check=True)

@@ -45,6 +45,23 @@ def test_training_arguments_that_would_fail_late_raise(tmp_path, options, messag
         SpeechTrainingArguments(output_dir=str(tmp_path), **options)
 
 
+@pytest.mark.parametrize("limit", [-0.1, 1.5, math.nan, math.inf])
+def test_data_arguments_limit_of_corrupt_files_that_is_none_raises(limit):
+    with pytest.raises(ValueError, match="--max_corrupt_files is .*; give a number of files, or a share from 0"):
+        DataArguments(max_corrupt_files=limit)
+
+
+def test_save_strategy_steps_beside_evaluations_by_epoch_saves_at_both(tmp_path):
+    options = {"save_strategy": "steps", "save_steps": 5}
+    both = SpeechTrainingArguments(output_dir=str(tmp_path), **options)
+    assert both.saves_between_evaluations
+    assert both.save_strategy == "epoch"
+    steps = SpeechTrainingArguments(output_dir=str(tmp_path), eval_strategy="steps", eval_steps=5, **options)
+    assert not steps.saves_between_evaluations
+    assert steps.save_strategy == "steps"
+    assert not SpeechTrainingArguments(output_dir=str(tmp_path)).saves_between_evaluations
+
+
 @pytest.mark.parametrize("native", [False, True])
 def test_bf16_by_default_is_what_the_machine_computes_in(monkeypatch, native):
     monkeypatch.setattr(arguments, "computes_in_bfloat16", lambda on_cpu: native)

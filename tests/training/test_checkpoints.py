@@ -64,6 +64,18 @@ def test_find_start_passes_over_a_partial_checkpoint(make_arguments, make_checkp
     assert find_start(make_arguments()).endswith("checkpoint-6")
 
 
+def test_find_start_takes_the_newest_checkpoint_evaluated_or_not(make_arguments, make_checkpoint, tmp_path):
+    make_checkpoint(6)
+    (tmp_path / "run" / "unevaluated").mkdir()
+    between = Path(make_checkpoint(9)).rename(tmp_path / "run" / "unevaluated" / "checkpoint-9")
+    record_arguments(make_arguments())
+    assert find_start(make_arguments()) == str(between)
+    newest = make_checkpoint(12)
+    assert find_start(make_arguments()) == newest
+    remove_run(tmp_path / "run")
+    assert list((tmp_path / "run").iterdir()) == []
+
+
 def test_find_start_with_partial_checkpoints_only_starts_anew(make_arguments, make_checkpoint):
     make_checkpoint(6, None)
     assert find_start(make_arguments()) is None
@@ -99,6 +111,7 @@ def test_find_start_other_arguments_raise_and_are_listed(make_arguments, make_ch
         {"disable_tqdm": False},
         {"push_to_hub": True, "hub_model_id": "user/name", "hub_token": "hf_x"},
         {"cache_dir": "/tmp/cache"},
+        {"max_corrupt_files": 3},
         {"resume_from_checkpoint": "true"},
     ],
     ids=lambda options: next(iter(options)),
@@ -332,8 +345,10 @@ def test_full_disk_at_a_checkpoint_is_said_and_loses_nothing(argv, tmp_path, mon
     ):
         main(arguments)
     AutoModelForCTC.from_pretrained(tmp_path / "run" / "checkpoint-2")
+    assert not (tmp_path / "run" / "checkpoint-4").exists()  # its part took space for nothing
     monkeypatch.undo()
     assert find_start(parse_arguments(arguments)).endswith("checkpoint-2")
+    assert FineTuning(parse_arguments(arguments)).train_and_report()["training"]["optimizer_steps"] == 4
 
 
 def test_full_disk_at_the_report_is_said_and_leaves_the_run_unfinished(argv, tmp_path, monkeypatch):

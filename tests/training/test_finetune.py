@@ -469,17 +469,6 @@ def test_main_wrong_hub_token_is_refused_before_anything_is_read(argv, tmp_path,
         assert hub.repositories == {}
 
 
-def test_main_audio_that_breaks_while_training_is_named(argv, tmp_path, corpus):
-    folder = tmp_path / "corpus"
-    shutil.copytree(corpus, folder)
-    run = FineTuning(
-        parse_arguments(argv(tmp_path / "run", dataset=folder, max_steps=1, per_device_train_batch_size=48))
-    )
-    (folder / "train" / "train5.wav").unlink()
-    with pytest.raises(ValueError, match=r"utterance train5\.wav: .*train5\.wav"):
-        run.train_and_report()
-
-
 def test_main_value_error_of_training_is_one_message(argv, tmp_path, monkeypatch):
     def fail(*_):
         raise ValueError("utterance a.wav: gone")
