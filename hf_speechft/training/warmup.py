@@ -20,6 +20,7 @@ from hf_speechft.data.spoken import load_spoken, plan_lines
 from hf_speechft.data.text import normalize_text, read_sentences
 from hf_speechft.training.arguments import DataArguments, SpeechTrainingArguments
 from hf_speechft.training.checkpoints import STATE_FILE, WARMUP_FOLDER, is_trained, whole_checkpoints
+from hf_speechft.training.sharding import gather_weights
 from hf_speechft.training.trainer import SpeechTrainer, TrainingClock, minutes_trained
 
 logger = logging.getLogger(__name__)
@@ -113,6 +114,7 @@ def warm_up(
             early_stopping_patience=0,
             average_checkpoints=1,
             step_lr_epochs=None,
+            balance_by=None,
         ),
         data_collator=SpeechCollator(processor),
         train_dataset=spoken,
@@ -125,7 +127,8 @@ def warm_up(
         trainer.restore(last)
     else:
         trainer.train(resume_from_checkpoint=last)
-    model.load_state_dict(trainer.accelerator.unwrap_model(learner).state_dict())
+        gather_weights(trainer)
+    model.load_state_dict(trainer.accelerator.unwrap_model(trainer.model).state_dict())
     set_seed(training.seed)  # what follows is the same whether the stage was trained now or before
 
 
