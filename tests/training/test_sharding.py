@@ -182,4 +182,4 @@ def test_multi_node_config_divides_the_processes_among_machines():
     args = read_by_accelerate("multi_node.yaml", "--main_process_ip", "10.0.0.1", "--machine_rank", "1")
     prepare_multi_gpu_env(args)
     assert (args.nnodes, args.node_rank, args.nproc_per_node) == ("2", 1, "4")
-    assert (args.master_addr, args.master_port) == ("10.0.0.1", "29500")
+    assert (args.rdzv_backend, args.rdzv_endpoint) == ("static", "10.0.0.1:29500")
