@@ -164,6 +164,7 @@ def add_silence(dataset: Dataset, share: float, seed: int) -> Dataset:
     }
     if "speed" in dataset.column_names:
         columns["speed"] = [1.0] * count
+    columns |= {name: [""] * count for name in dataset.column_names if name not in columns}  # kept for --balance_by
     silence = Dataset.from_dict(columns).cast_column("audio", dataset.features["audio"])
     return concatenate_datasets([dataset.select_columns(list(columns)), silence])
 

@@ -28,9 +28,8 @@ class SecondsBatchSampler(Sampler[list[int]]):
 
     The batch of the longest clip comes first: if memory runs out, then at once.
 
-    Where the loss is a mean over the utterances of a batch, as that of `SpeechBertForCTC`, and an update a mean over
-    batches, every batch counts the same however many clips it has. A clip then weighs about as much as it is long,
-    while batches of a fixed number of clips weigh all clips alike; clips of a batch that is not full weigh more.
+    All clips of an update weigh alike (`SpeechTrainer.compute_loss`), and so do all updates, however many clips they
+    have. So a clip weighs about as much as it is long, while batches of a fixed number of clips weigh all clips alike.
 
     Args:
         durations_s: Seconds of each clip as the model hears it, so after a change of speed.
@@ -40,6 +39,8 @@ class SecondsBatchSampler(Sampler[list[int]]):
         seed: The order of an epoch depends on it and on the epoch only.
         max_clips: Clips in a batch at most.
         num_processes: Processes that share the batches.
+        draw: Says which clips an epoch has, as many as there are; every clip once by default. Where these make more
+            batches than those of epoch 0, as many as are too many are left out at random.
 
     Raises:
         ValueError: A limit is not positive, a duration is not a positive number, or there are fewer clips than
@@ -55,6 +56,7 @@ class SecondsBatchSampler(Sampler[list[int]]):
         seed: int = 0,
         max_clips: int | None = None,
         num_processes: int = 1,
+        draw: Callable[[int], np.ndarray] | None = None,
     ) -> None:
         self.durations_s = np.asarray(durations_s, dtype=np.float64)  # (clips,)
         self.find_epoch, self.seed, self.num_processes = find_epoch, seed, num_processes
@@ -71,10 +73,9 @@ class SecondsBatchSampler(Sampler[list[int]]):
             raise ValueError(
                 f"{len(self.durations_s)} clips cannot be shared by {num_processes} processes; use fewer processes"
             )
-        self._buckets = cut_buckets(self.durations_s, max_seconds, max_clips)
-        self._cut = sum(
-            math.ceil(len(clips) / size) for clips, size in self._buckets
-        )  # batches before they are evened
+        self.max_seconds, self.max_clips, self.draw = max_seconds, max_clips, draw
+        buckets = cut_buckets(self.durations_s[self._find_clips(0)], max_seconds, max_clips)
+        self._cut = sum(math.ceil(len(clips) / size) for clips, size in buckets)  # batches before they are evened
 
     def __len__(self) -> int:
         missing = -self._cut % self.num_processes
@@ -83,6 +84,9 @@ class SecondsBatchSampler(Sampler[list[int]]):
 
     def __iter__(self) -> Iterator[list[int]]:
         return iter(self.make_batches(self.find_epoch()))
+
+    def _find_clips(self, epoch: int) -> np.ndarray:
+        return np.arange(len(self.durations_s)) if self.draw is None else self.draw(epoch)
 
     def make_batches(self, epoch: int) -> list[list[int]]:
         """Deal the clips of an epoch.
@@ -94,14 +98,17 @@ class SecondsBatchSampler(Sampler[list[int]]):
             Indices of clips, one list for each batch, those of all processes in turn.
         """
         random = np.random.default_rng((self.seed, epoch))
-        dealt = [(random.permutation(clips).tolist(), size) for clips, size in self._buckets]
+        epoch_clips = self._find_clips(epoch)
+        durations_s = self.durations_s[epoch_clips]
+        buckets = cut_buckets(durations_s, self.max_seconds, self.max_clips)
+        dealt = [(random.permutation(clips).tolist(), size) for clips, size in buckets]
         batches = [clips[start : start + size] for clips, size in dealt for start in range(0, len(clips), size)]
-        even_out(batches, len(self), self.durations_s)
+        even_out(batches, len(self) if self.draw is None else max(len(self), len(batches)), durations_s)
         random.shuffle(batches)
-        longest = int(self.durations_s.argmax())
+        longest = int(durations_s.argmax())
         first = next(index for index, batch in enumerate(batches) if longest in batch)
         batches[0], batches[first] = batches[first], batches[0]
-        return batches
+        return [epoch_clips[batch].tolist() for batch in batches[: len(self)]]
 
 
 def cut_buckets(

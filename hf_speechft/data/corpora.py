@@ -45,6 +45,7 @@ def load_corpus(
     audio_column: str | None = None,
     text_column: str | None = None,
     speaker_column: str | None = None,
+    class_column: str | None = None,
     normalizer: str = "basic",
     seed: int = 0,
     cache_dir: str | os.PathLike | None = None,
@@ -66,6 +67,7 @@ def load_corpus(
         audio_column: Name of the column with audio or audio files; found from the usual names otherwise.
         text_column: Name of the column with transcripts; found from the usual names otherwise.
         speaker_column: Name of the column with speakers; found from the usual names otherwise, and not required.
+        class_column: Name of a column that the training split keeps as text, besides those of `COLUMNS`.
         normalizer: Name of the text normaliser.
         seed: Seed of the cut, and of the demo corpus.
         cache_dir: Where downloads, the demo corpus and the durations of large corpora are kept.
@@ -88,6 +90,8 @@ def load_corpus(
         name: _standardize(data, name, audio_column, text_column, speaker_column, normalizer, cache_dir)
         for name, data in chosen.items()
     }
+    if class_column is not None and class_column not in COLUMNS:
+        splits["train"] = _keep_classes(splits["train"], chosen["train"], class_column)
     return _cut_missing_splits(splits, seed)
 
 
@@ -155,6 +159,13 @@ def _standardize(
         features=Features({name: Value("float64" if name == "duration_s" else "string") for name in COLUMNS[1:]}),
     )
     return concatenate_datasets([audio, labels], axis=1)
+
+
+def _keep_classes(train: Dataset, raw: Dataset, column: str) -> Dataset:
+    if column not in raw.column_names:
+        columns = ", ".join(name for name in raw.column_names if name != "utterance_id")  # which readers.py adds
+        raise ValueError(f"the training split has no column {column!r} with classes; its columns are {columns}")
+    return train.add_column(column, _column_text(raw, column))
 
 
 def _find_audio_column(raw: Dataset, split: str, named: str | None) -> str:

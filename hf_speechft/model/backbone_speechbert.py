@@ -186,6 +186,12 @@ def adapt_backbone(backbone: PreTrainedModel, config: SpeechBertConfig) -> PreTr
     return backbone
 
 
+def layer_classes(backbone: PreTrainedModel) -> set[str]:
+    """Names of the classes of a backbone's layers: what its first list of modules holds, in every family."""
+    lists = (module for module in backbone.modules() if isinstance(module, nn.ModuleList))
+    return {type(layer).__name__ for layer in next(lists, ())}
+
+
 def position_limit(backbone: PreTrainedModel) -> int | None:
     """Steps that learned position embeddings reach, or `None` where positions are computed."""
     found = find_positions(backbone)

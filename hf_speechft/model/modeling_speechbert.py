@@ -23,6 +23,7 @@ from .backbone_speechbert import (
     build_backbone,
     check_text_model,
     copy_embedding_rows,
+    layer_classes,
     load_backbone,
     load_stretched,
     position_limit,
@@ -48,11 +49,22 @@ class SpeechBertPreTrainedModel(PreTrainedModel):
     input_modalities = ("audio",)
     accepts_loss_kwargs = False
     supports_gradient_checkpointing = True
-    _no_split_modules = ["Conv1dFrontend", "Conv2dFrontend", "RnnFrontend", "StackFrontend"]
     _supports_sdpa = True
     _supports_flash_attn = True
     _supports_flex_attn = True
     _supports_attention_backend = True
+
+    def post_init(self) -> None:
+        """Name what FSDP wraps one by one and `device_map` keeps together: the front-end and the body's layers.
+
+        The library joins what each part names in its class, where some families name nothing and others name what
+        this model lacks, which FSDP takes for an error.
+        """
+        super().post_init()
+        base = getattr(self, self.base_model_prefix, self)
+        present = {type(module).__name__ for module in self.modules()}
+        named = present.intersection(self._no_split_modules or ())
+        self._no_split_modules = named | {type(base.frontend).__name__} | layer_classes(base.backbone)
 
     def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)
@@ -65,7 +77,13 @@ class SpeechBertPreTrainedModel(PreTrainedModel):
         """Save as every `PreTrainedModel`; where this code is saved too, each Auto class finds its model there."""
         if self._auto_class is not None:
             self.config.auto_map = {**(getattr(self.config, "auto_map", None) or {}), **AUTO_MODELS}
-        super().save_pretrained(*args, **kwargs)
+        given = type(self)
+        if given.__name__.startswith("FSDP"):  # derived by torch's FSDP2, whose code would be saved in place of this
+            self.__class__ = given.__bases__[-1]
+        try:
+            super().save_pretrained(*args, **kwargs)
+        finally:
+            self.__class__ = given
 
     def get_input_embeddings(self) -> nn.Module:
         """The front-end: what stands in the place of word embeddings."""

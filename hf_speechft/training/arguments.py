@@ -227,6 +227,17 @@ class SpeechTrainingArguments(TrainingArguments):
         },
     )
     batch_clips: int | None = field(default=None, metadata={"help": "With --batch_seconds, clips in a batch at most."})
+    balance_by: str | None = field(
+        default=None,
+        metadata={
+            "help": "Column of the training split, such as speaker_id, accent or domain: each epoch draws clips so "
+            "that its classes are heard equally often. Clips without a class are drawn as often as they come."
+        },
+    )
+    balance_power: float = field(
+        default=1.0,
+        metadata={"help": "How far --balance_by goes: a class of n clips has the weight n^(1 - power); 0 to 1."},
+    )
     length_column_name: str = field(default="duration_s", metadata={"help": "Column with durations."})
     remove_unused_columns: bool = field(default=False, metadata={"help": "Must stay False: the collator needs audio."})
     restore_callback_states_from_checkpoint: bool = field(
@@ -275,6 +286,8 @@ class SpeechTrainingArguments(TrainingArguments):
         for name in ("learning_rate", "new_learning_rate"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise ValueError(f"--{name} is {getattr(self, name)}; it needs to be a number from 0 up")
+        if not 0 <= self.balance_power <= 1:
+            raise ValueError(f"--balance_power is {self.balance_power}; it needs to be from 0 to 1")
         for name in ("warmup_epochs", "step_lr_epochs", "batch_seconds", "batch_clips"):
             value = getattr(self, name)
             if value is not None and not value > 0:
@@ -292,6 +305,8 @@ class SpeechTrainingArguments(TrainingArguments):
             raise ValueError(
                 "--batch_seconds chooses the batches; leave --train_sampling_strategy and --auto_find_batch_size out"
             )
+        if self.balance_by is not None and self.train_sampling_strategy != "group_by_length":
+            raise ValueError("--balance_by chooses the clips of an epoch; leave --train_sampling_strategy out")
         if self.method not in METHODS:
             raise ValueError(f"--method is {self.method!r}; choose one of {', '.join(METHODS)}")
         if self.method == "staged" and self.step_lr_epochs is not None:

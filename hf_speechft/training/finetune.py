@@ -48,6 +48,7 @@ from hf_speechft.training.recogniser import (
     make_processor,
 )
 from hf_speechft.training.report import Prediction, RunFacts, write_report
+from hf_speechft.training.sharding import check_sharding, gather_weights
 from hf_speechft.training.trainer import SpeechTrainer, TrainingClock, error_rates, minutes_trained
 from hf_speechft.training.unreadable import UnreadableLimit, count_unreadable
 from hf_speechft.training.warmup import speak_corpus, warm_up, warmup_facts
@@ -94,9 +95,10 @@ def _percent(*fractions: float) -> list[float]:
 
 
 def show_progress() -> None:
-    """Show this package's messages, and of the libraries' only errors."""
+    """Show this package's messages, those of the first process where there are several; of the libraries' errors."""
     logging.basicConfig(format="%(message)s", stream=sys.stderr)
-    logging.getLogger("hf_speechft").setLevel(logging.INFO)
+    is_first = os.environ.get("RANK", "0") == "0"
+    logging.getLogger("hf_speechft").setLevel(logging.INFO if is_first else logging.ERROR)
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()  # the bars of loading and saving weights
     datasets.utils.logging.set_verbosity_error()
@@ -137,7 +139,7 @@ class FineTuning:
         self.augmentation = make_augmentation(self.data_arguments, self.model_arguments.sampling_rate)
         set_seed(self.training_arguments.seed)
         with self.training_arguments.main_process_first(desc="loading the corpus"):
-            corpus = read_corpus(self.data_arguments, self.training_arguments.seed)
+            corpus = read_corpus(self.data_arguments, self.training_arguments.seed, self.training_arguments.balance_by)
             self.spoken = speak_corpus(self.data_arguments, corpus["train"]["text"][:], self.training_arguments.seed)
         try:
             self.processor = make_processor(self.model_arguments, self.data_arguments, corpus["train"]["text"])
@@ -156,6 +158,9 @@ class FineTuning:
         self.lm_lines = read_lm_text(self.data_arguments, corpus)
         self.unreadable = UnreadableClips(self.folder / UNREADABLE_FILE)
         self.trainer = self._make_trainer(model)
+        check_sharding(self.trainer)
+        if self.trainer.balance is not None:
+            logger.info("--balance_by %s: %s", self.training_arguments.balance_by, self.trainer.balance)
 
     def _claim_repository(self) -> None:
         """Check the token now: a run that cannot be pushed should not find out after hours."""
@@ -205,6 +210,7 @@ class FineTuning:
             record_arguments(self.arguments, self.batch_parts)
             if not self.checkpoint:
                 self.unreadable.forget()
+        self.trainer.accelerator.wait_for_everyone()  # the main process may have removed an earlier run
         if self.spoken is not None and not self.checkpoint:
             warm_up(self.trainer.model, self.processor, self.spoken, self.training_arguments)
         self._train()
@@ -253,6 +259,7 @@ class FineTuning:
             self.trainer.restore(self.checkpoint)
         else:
             self.trainer.train(resume_from_checkpoint=self.checkpoint)
+            gather_weights(self.trainer)
 
     def _save(self, model: SpeechBertForCTC, folder: Path) -> None:
         model.save_pretrained(folder)
@@ -305,8 +312,8 @@ def use_all_cores(training: SpeechTrainingArguments) -> None:
         torch.set_num_threads(max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))
 
 
-def read_corpus(data: DataArguments, seed: int) -> DatasetDict:
-    """Load the corpus that the arguments name.
+def read_corpus(data: DataArguments, seed: int, class_column: str | None = None) -> DatasetDict:
+    """Load the corpus that the arguments name; its training split keeps the column of classes.
 
     Raises:
         ValueError: None is named, or it cannot be used.
@@ -322,6 +329,7 @@ def read_corpus(data: DataArguments, seed: int) -> DatasetDict:
         audio_column=data.audio_column,
         text_column=data.text_column,
         speaker_column=data.speaker_column,
+        class_column=class_column,
         normalizer=data.text_normalizer,
         seed=seed,
         cache_dir=data.cache_dir,

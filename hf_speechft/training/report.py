@@ -280,9 +280,11 @@ def _more_settings(arguments: Arguments, averaged: Sequence[str]) -> dict[str, s
         "consistency of two views (CR-CTC), weight": model.consistency_weight,
         "checkpoints averaged": len(averaged),
     }
+    balance = f"by {training.balance_by}, power {training.balance_power:g}" if training.balance_by else "no"
     body = "the checkpoint's own" if model.body_dropout is None else f"{model.body_dropout:g}"
     return {
         "training method": training.method,
+        "classes balanced": balance,
         "warm-up": f"{training.warmup_steps:g} {'of the updates' if training.warmup_steps < 1 else 'updates'}",
         "weight decay": f"{training.weight_decay:g}",
         "Adam's betas": f"{training.adam_beta1:g}, {training.adam_beta2:g}",

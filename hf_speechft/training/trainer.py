@@ -16,6 +16,7 @@ from transformers import EvalPrediction, Trainer, TrainerCallback, TrainerContro
 from transformers.trainer_pt_utils import LengthGroupedSampler
 from transformers.trainer_utils import EvalLoopOutput, TrainOutput, rotate_checkpoints, seed_worker
 
+from hf_speechft.data.balance import ClassBalance
 from hf_speechft.data.batching import SecondsBatchSampler, padding_share
 from hf_speechft.model.modeling_speechbert import best_path, needed_steps
 from hf_speechft.scoring.metrics import CER, WER
@@ -25,6 +26,7 @@ from hf_speechft.training.checkpoints import STATE_FILE, UNEVALUATED_FOLDER
 from hf_speechft.training.memory import halve_evaluation, is_out_of_memory, naming_batch
 from hf_speechft.training.optim import group_parameters, hold_waiting_groups, step_schedule
 from hf_speechft.training.preemption import Preemption
+from hf_speechft.training.sharding import is_sharding, read_weights
 from hf_speechft.training.unreadable import keep_readable
 from hf_speechft.training.watchdogs import check_weights
 
@@ -118,7 +120,10 @@ class SpeechTrainer(Trainer):
         """Take over a checkpoint in which training had ended; the Trainer itself would make one more update."""
         self.state = TrainerState.load_from_json(str(Path(checkpoint) / STATE_FILE))
         best = self.state.best_model_checkpoint
-        if self.args.load_best_model_at_end and best is not None and Path(best).is_dir():
+        has_best = self.args.load_best_model_at_end and best is not None and Path(best).is_dir()
+        if is_sharding(self):
+            read_weights(self, best if has_best else checkpoint)
+        elif has_best:
             self._load_best_model()
         else:
             self._load_from_checkpoint(checkpoint)
@@ -126,9 +131,8 @@ class SpeechTrainer(Trainer):
     def get_train_dataloader(self) -> DataLoader:
         """Make batches by seconds where `--batch_seconds` is given, else those of the Trainer.
 
-        The loss is a mean over the utterances of a batch, and an update the mean over the batches of all processes and
-        accumulation steps. So a clip of a batch of n weighs 1/n of what the batch does, and with batches by seconds
-        long clips weigh more than short ones; see `SecondsBatchSampler`.
+        An update is the mean over the utterances of all its batches (`compute_loss`), so with batches by seconds, of
+        which those of long clips hold few, long clips weigh more than short ones; see `SecondsBatchSampler`.
         """
         if self.args.batch_seconds is None:
             return super().get_train_dataloader()
@@ -160,7 +164,26 @@ class SpeechTrainer(Trainer):
             num_processes=self.args.world_size,
             seed=self._order_seed,
             find_epoch=self._find_epoch,
+            draw=self.balance and self.balance.draw,
         )
+
+    @cached_property
+    def balance(self) -> ClassBalance | None:
+        """Draws the clips of an epoch where `--balance_by` is given.
+
+        Raises:
+            ValueError: The training split has no such column, or fewer than two classes in it.
+        """
+        column = self.args.balance_by
+        if column is None:
+            return None
+        if column not in (self.train_dataset.column_names or ()):
+            known = ", ".join(self.train_dataset.column_names or ())
+            raise ValueError(f"--balance_by {column}: the training split has no such column; it has {known}")
+        try:
+            return ClassBalance(self.train_dataset[column][:], power=self.args.balance_power, seed=self._order_seed)
+        except ValueError as error:
+            raise ValueError(f"--balance_by {column}: {error}") from error
 
     @property
     def _order_seed(self) -> int:
@@ -178,6 +201,7 @@ class SpeechTrainer(Trainer):
             self.args.train_batch_size * self.args.gradient_accumulation_steps,
             lengths=dataset[self.args.length_column_name][:],
             find_seed=lambda: self._order_seed + self._find_epoch(),
+            draw=None if self.balance is None else lambda: self.balance.draw(self._find_epoch()),
         )
 
     def _get_eval_sampler(self, eval_dataset: torch.utils.data.Dataset) -> SequentialSampler:
@@ -206,20 +230,33 @@ class SpeechTrainer(Trainer):
             clear_device_cache(garbage_collection=True)
             dataloader = self.get_test_dataloader(dataloader.dataset)
 
+    def get_batch_samples(
+        self, epoch_iterator: Iterator, num_batches: int, device: torch.device
+    ) -> tuple[list[dict[str, torch.Tensor]], torch.Tensor]:
+        """Take the batches of an update, and count the utterances that they learn from over all processes."""
+        batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
+        utterances = torch.tensor(sum(keep_readable(batch)[1] for batch in batches), device=device)
+        return batches, self.accelerator.reduce(utterances)
+
     def compute_loss(
         self,
         model: torch.nn.Module,
         inputs: dict[str, torch.Tensor],
         return_outputs: bool = False,
-        num_items_in_batch: torch.Tensor | int | None = None,
+        num_items_in_batch: torch.Tensor | None = None,
     ) -> torch.Tensor | tuple[torch.Tensor, object]:
-        """Leave out the clips that the collator could not read; a batch of none gives a gradient of zeros.
+        """Weigh a batch by its utterances, so that an update is the mean over those of all batches and processes.
 
-        Such a batch goes through the model all the same: other processes wait for its gradient.
+        The model's loss is a mean over a batch; gradients are averaged over processes, and the Trainer divides by the
+        number of batches. Both are undone: `loss * utterances * processes * batches / utterances of the update`.
+        Clips that the collator could not read are left out. A batch of none but those goes through the model all the
+        same, for other processes wait for its gradient, which is zero.
         """
         inputs, readable = keep_readable(inputs)
-        loss, outputs = super().compute_loss(model, inputs, True, num_items_in_batch)
-        loss = loss if readable else 0 * loss
+        loss, outputs = super().compute_loss(model, inputs, return_outputs=True)
+        if num_items_in_batch is not None:
+            batches = self.args.world_size * self.current_gradient_accumulation_steps
+            loss = loss * (readable * batches / num_items_in_batch.clamp(min=1))
         return (loss, outputs) if return_outputs else loss
 
     def prediction_step(
@@ -232,6 +269,7 @@ class SpeechTrainer(Trainer):
         """Decode a batch greedily; the loss is over the utterances that can be aligned, 0 if none can.
 
         Of a clip that the collator could not read, nothing is recognised: all its words count as deleted.
+        What fills up the last batches of several processes is out of the loss, as the Trainer drops its predictions.
 
         Returns:
             The loss, ids `(batch, steps)` and labels `(batch, tokens)`.
@@ -244,6 +282,7 @@ class SpeechTrainer(Trainer):
             logits = model(**inputs).logits  # (batch, steps, vocab)
         step_lengths = recogniser.step_lengths(**inputs)
         alignable = (needed_steps(labels) <= step_lengths) & ~unreadable
+        alignable &= self._is_first_time(len(labels)).to(labels.device)
         loss = logits.new_zeros((), dtype=torch.float32)
         if alignable.any():
             loss = recogniser.ctc_loss(logits[alignable], step_lengths[alignable], labels[alignable])
@@ -253,6 +292,13 @@ class SpeechTrainer(Trainer):
         ids[unreadable] = recogniser.config.pad_token_id  # blanks
         return loss, ids, labels
 
+    def _is_first_time(self, utterances: int) -> torch.Tensor:
+        """Tell the utterances of a batch from those that Accelerate repeats to fill up the last one, `(batch,)`."""
+        state = self.accelerator.gradient_state
+        is_filled_up = self.args.world_size > 1 and state.end_of_dataloader and state.remainder > 0
+        place = self.args.process_index * utterances + torch.arange(utterances)  # in the batches of all processes
+        return place < (state.remainder if is_filled_up else math.inf)
+
 
 class EpochSampler(LengthGroupedSampler):
     """Like lengths in a batch, batches at random, in an order that a run resumed within an epoch finds again.
@@ -260,20 +306,35 @@ class EpochSampler(LengthGroupedSampler):
     The Trainer's own draws from torch's global generator, whose state at the epoch's start no checkpoint holds, and
     goes from long batches to short ones again and again. The longest batch stays first: if memory runs out, then at
     once. A last batch that is not full stays last.
+
+    Args:
+        batch_size: Clips in a batch.
+        lengths: Of each clip.
+        find_seed: Says the seed of the epoch that begins.
+        draw: Says which clips that epoch has, as many as there are; every clip once by default.
     """
 
-    def __init__(self, batch_size: int, *, lengths: list[float], find_seed: Callable[[], int]) -> None:
+    def __init__(
+        self,
+        batch_size: int,
+        *,
+        lengths: list[float],
+        find_seed: Callable[[], int],
+        draw: Callable[[], Sequence[int]] | None = None,
+    ) -> None:
         super().__init__(batch_size, lengths=lengths)
-        self.find_seed = find_seed
+        self.find_seed, self.draw, self.clip_lengths = find_seed, draw, lengths
 
     def __iter__(self) -> Iterator[int]:
         self.generator = torch.Generator().manual_seed(self.find_seed())
+        clips = range(len(self.clip_lengths)) if self.draw is None else self.draw()
+        self.lengths = [self.clip_lengths[clip] for clip in clips]
         rows = list(super().__iter__())
         batches = [rows[start : start + self.batch_size] for start in range(0, len(rows), self.batch_size)]
         full = len(rows) // self.batch_size
         shuffled = 1 + torch.randperm(max(0, full - 1), generator=self.generator)
         for batch in (0, *shuffled.tolist(), *range(max(1, full), len(batches))):
-            yield from batches[batch]
+            yield from (int(clips[row]) for row in batches[batch])
 
 
 class TrainingClock(TrainerCallback):

@@ -20,6 +20,7 @@ from hf_speechft.data.spoken import load_spoken, plan_lines
 from hf_speechft.data.text import normalize_text, read_sentences
 from hf_speechft.training.arguments import DataArguments, SpeechTrainingArguments
 from hf_speechft.training.checkpoints import STATE_FILE, WARMUP_FOLDER, is_trained, whole_checkpoints
+from hf_speechft.training.sharding import gather_weights
 from hf_speechft.training.trainer import SpeechTrainer, TrainingClock, minutes_trained
 
 logger = logging.getLogger(__name__)
@@ -101,6 +102,7 @@ def warm_up(
         trainer.restore(last)
     else:
         trainer.train(resume_from_checkpoint=last)
+        gather_weights(trainer)
     model.load_state_dict(trainer.accelerator.unwrap_model(trainer.model).state_dict())
     set_seed(training.seed)  # what follows is the same whether the stage was trained now or before
 
@@ -130,6 +132,7 @@ def make_warmup_trainer(
             early_stopping_patience=0,
             average_checkpoints=1,
             step_lr_epochs=None,
+            balance_by=None,
         ),
         data_collator=SpeechCollator(processor),
         train_dataset=spoken,

@@ -227,6 +227,12 @@ def test_add_silence_follows_speeds(corpus):
     assert extended["speed"][-2:] == [1.0, 1.0]
 
 
+def test_add_silence_belongs_to_no_class(corpus):
+    accents = [f"accent {index % 2}" for index in range(len(corpus))]
+    extended = add_silence(corpus.add_column("accent", accents), 0.5, seed=0)
+    assert extended["accent"][:] == accents + [""] * (len(extended) - len(corpus))
+
+
 def test_add_silence_of_no_share_changes_nothing(corpus):
     assert add_silence(corpus, 0.0, seed=0) is corpus
     with pytest.raises(ValueError, match="the share of silence is 1.5; it needs to be from 0 to 1"):

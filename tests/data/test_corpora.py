@@ -179,6 +179,22 @@ def test_load_corpus_named_columns_are_used(tmp_path):
     assert texts == {f"real {n}": f"s{n}" for n in range(10)}
 
 
+def test_load_corpus_class_column_is_kept_as_text_in_the_training_split(tmp_path):
+    rows = [[f"{n}.wav", "word", f"s{n}", region] for n, region in enumerate((1, 2, "", 1))]
+    for name, *_ in rows:
+        write_clip(tmp_path / name)
+    write_rows(tmp_path / "m.csv", ["path", "text", "who", "region"], rows)
+    splits = dict.fromkeys(("train", "validation", "test"), tmp_path / "m.csv")
+    corpus = load_corpus(splits, class_column="region")
+    assert dict(zip(corpus["train"]["utterance_id"], corpus["train"]["region"], strict=True)) == {
+        "0.wav": "1", "1.wav": "2", "2.wav": "", "3.wav": "1",
+    }  # fmt: skip
+    assert corpus["test"].column_names == list(COLUMNS)
+    assert load_corpus(splits, class_column="speaker_id")["train"].column_names == list(COLUMNS)
+    with pytest.raises(ValueError, match="no column 'town' with classes; its columns are path, text, who, region"):
+        load_corpus(splits, class_column="town")
+
+
 def test_load_corpus_missing_and_broken_files_are_counted_and_named(tmp_path, caplog):
     rows = [[f"{n}.wav", "word"] for n in range(6)]
     for name, _ in rows[:4]:

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from accelerate import FullyShardedDataParallelPlugin
+from accelerate.utils.fsdp_utils import fsdp2_prepare_auto_wrap_policy
 from transformers import (
     CONFIG_MAPPING,
     AutoModel,
@@ -235,6 +237,19 @@ def test_attention_of_the_other_direction_raises(family, checkpoints, processor)
 
 
 # Training
+
+
+@every_family
+def test_fsdp_wraps_the_front_end_and_every_layer(family):
+    model = make_model(family, frontend="conv2d")
+    plugin = FullyShardedDataParallelPlugin(fsdp_version=2, auto_wrap_policy="transformer_based_wrap")
+    plugin.set_auto_wrap_policy(model)  # fails where the model names a class that it lacks
+    is_wrapped = fsdp2_prepare_auto_wrap_policy(plugin, model)
+    wrapped = [name for name, module in model.named_modules() if is_wrapped(module)]
+    assert "speechbert.frontend" in wrapped
+    in_layers = [name for name, _ in model.named_parameters() if re.search(r"backbone\..*\.\d+\.", name)]
+    assert len(in_layers) > 10
+    assert all(any(name.startswith(f"{module}.") for module in wrapped) for name in in_layers)
 
 
 def gradients(model):

@@ -20,6 +20,11 @@ from hf_speechft.training.arguments import DataArguments, ModelArguments, Speech
         ({"step_lr_epochs": 0.0}, "--step_lr_epochs is 0.0; it needs to be above 0"),
         ({"batch_seconds": 0.0}, "--batch_seconds is 0.0; it needs to be above 0"),
         ({"batch_seconds": 9.0, "batch_clips": 0}, "--batch_clips is 0; it needs to be above 0"),
+        ({"balance_power": 1.5}, "--balance_power is 1.5; it needs to be from 0 to 1"),
+        (
+            {"balance_by": "accent", "train_sampling_strategy": "random"},
+            "--balance_by chooses the clips of an epoch; leave --train_sampling_strategy out",
+        ),
         ({"batch_clips": 4}, "--batch_clips limits the batches that --batch_seconds makes; give that as well"),
         (
             {"batch_seconds": 9.0, "train_sampling_strategy": "random"},

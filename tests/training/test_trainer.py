@@ -2,11 +2,8 @@
 
 import copy
 import errno
-import json
-import os
-import subprocess
-import sys
-from pathlib import Path
+import shutil
+from collections import Counter
 
 import jiwer
 import pytest
@@ -20,8 +17,6 @@ from hf_speechft.sharing.save import SaveError
 from hf_speechft.training.finetune import FineTuning
 from hf_speechft.training.recipes import parse_arguments
 from hf_speechft.training.trainer import EpochSampler, SpeechTrainer, TrainingClock, error_rates
-
-ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -183,6 +178,19 @@ SECONDS = {"batch_seconds": 3, "speed_factors": [0.9, 1.0], "eval_strategy": "no
 SECONDS |= {"load_best_model_at_end": False}
 
 
+@pytest.fixture(scope="module")
+def unbalanced(corpus, tmp_path_factory):
+    """The corpus with columns of classes in its training split: 6 of 48 clips have another accent than the others."""
+    folder = tmp_path_factory.mktemp("unbalanced") / "corpus"
+    shutil.copytree(corpus, folder)
+    metadata = folder / "train" / "metadata.csv"
+    header, *rows = metadata.read_text().splitlines()
+    accents = ["north" if index % 8 == 0 else "south" for index in range(len(rows))]
+    lines = [f"{row},{accent},en" for row, accent in zip(rows, accents, strict=True)]
+    metadata.write_text("\n".join([f"{header},accent,language", *lines]) + "\n")
+    return folder
+
+
 class Ears(TrainerCallback):
     """A collator that notes what goes into each batch, and how many there were and at what rate at each update."""
 
@@ -255,56 +263,54 @@ def test_batch_seconds_with_workers_makes_the_same_batches(argv, tmp_path):
     assert lengths(dataloader_num_workers=1) == lengths()
 
 
-# What each of two processes hears in two epochs, the second of them from its third batch on.
-TWO_PROCESSES = """
-import json
-import sys
-
-from accelerate import skip_first_batches
-from hf_speechft.training.recipes import parse_arguments
-from hf_speechft.training.finetune import FineTuning
-
-trainer = FineTuning(parse_arguments(sys.argv[1:])).trainer
-heard = []
-collate = trainer.data_collator
-trainer.data_collator = lambda rows: heard.append([row["utterance_id"] for row in rows]) or collate(rows)
-loader = trainer.get_train_dataloader()
-updates = trainer._updates_per_epoch()
-result = {"batches": len(loader), "updates": updates}
-for epoch, skipped in ((0, 0), (1, 0), (1, 2)):
-    heard.clear()
-    trainer.state.global_step = epoch * updates + skipped
-    for _ in skip_first_batches(loader, skipped) if skipped else loader:
-        pass
-    result[f"{epoch} from {skipped}"] = list(heard)
-trainer.state.global_step = 0
-heard.clear()
-trainer.train()
-result |= {"trained on": heard, "steps": trainer.state.global_step, "max_steps": trainer.state.max_steps}
-with open(f"{trainer.args.output_dir}{trainer.args.process_index}.json", "w") as file:
-    json.dump(result, file)
-"""
+@pytest.mark.parametrize("batches", [{"per_device_train_batch_size": 8}, {"batch_seconds": 3}])
+def test_balance_by_hears_speakers_equally_often_in_epochs_of_the_same_length(argv, tmp_path, unbalanced, batches):
+    options = {"dataset": unbalanced, "balance_by": "accent", "num_train_epochs": 4, "save_strategy": "no"}
+    options |= {"eval_strategy": "no", "load_best_model_at_end": False}
+    run = FineTuning(parse_arguments(argv(tmp_path, **options, **batches)))
+    ears, trainer = listen(run), run.trainer
+    trainer.train()
+    assert trainer.state.epoch == 4
+    assert trainer.state.global_step == 4 * len(trainer.get_train_dataloader()) == 4 * trainer._updates_per_epoch()
+    accents = dict(zip(run.splits["train"]["utterance_id"], run.splits["train"]["accent"], strict=True))
+    heard = Counter(accents[name] for batch in ears.batches for name in batch)
+    assert heard["north"] / heard.total() == pytest.approx(0.5, abs=0.05)  # 6 of 48 clips
+    if "batch_seconds" not in batches:
+        assert heard == {"north": 96, "south": 96}
+    whole = [name for batch in ears.batches for name in batch]
+    assert whole[: len(whole) // 4] != whole[len(whole) // 4 : len(whole) // 2]
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("batch_seconds", [3, 0.5])
-def test_batch_seconds_two_processes_hear_every_clip_once(argv, tmp_path, corpus, batch_seconds):
-    (tmp_path / "two.py").write_text(TWO_PROCESSES)
-    options = SECONDS | {"batch_seconds": batch_seconds, "num_train_epochs": 1}
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    launch += [str(tmp_path / "two.py"), *argv(tmp_path / "run", **options)]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    ran = subprocess.run(launch, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
-    assert ran.returncode == 0, ran.stderr[-3000:]
-    one, other = (json.loads((tmp_path / f"run{process}.json").read_text()) for process in range(2))
-    clips = sorted(f"train{index}.wav{speed}" for index in range(48) for speed in ("", "@0.9"))
-    for epoch in ("0 from 0", "1 from 0", "trained on"):
-        assert len(one[epoch]) == len(other[epoch]) == one["batches"]
-        assert sorted(name for batch in one[epoch] + other[epoch] for name in batch) == clips
-    assert one["0 from 0"] == one["trained on"] != one["1 from 0"]
-    assert one["1 from 2"] == one["1 from 0"][2:]
-    for process in (one, other):
-        assert process["updates"] == process["steps"] == process["max_steps"] == process["batches"]
+@pytest.mark.parametrize("batches", [{"per_device_train_batch_size": 8}, {"batch_seconds": 3}])
+def test_balance_by_draws_the_same_clips_where_a_run_is_resumed(argv, tmp_path, unbalanced, batches):
+    options = {"dataset": unbalanced, "balance_by": "accent", "num_train_epochs": 2, "save_steps": 3}
+    options |= {"save_strategy": "steps", "eval_strategy": "no", "load_best_model_at_end": False}
+    arguments = argv(tmp_path, **options, **batches, save_total_limit=9)
+    run = FineTuning(parse_arguments(arguments))
+    ears = listen(run)
+    run.trainer.train()
+    last = max(tmp_path.glob("checkpoint-*"), key=lambda path: int(path.name.rpartition("-")[2]))
+    middle = tmp_path / f"checkpoint-{run.trainer._updates_per_epoch() // 3 * 3 + 3}"
+    assert middle.is_dir()
+    assert middle != last
+    resumed = FineTuning(parse_arguments([*arguments, "--resume_from_checkpoint", str(middle)]))
+    later = listen(resumed)
+    resumed.trainer.train(str(middle))
+    assert later.batches == ears.batches[-len(later.batches) :]
+    for name, weight in run.trainer.model.state_dict().items():
+        assert torch.equal(resumed.trainer.model.state_dict()[name], weight)
+
+
+@pytest.mark.parametrize(
+    ("column", "message"),
+    [
+        ("dialect", "the training split has no column 'dialect' with classes; its columns are .*accent"),
+        ("language", "--balance_by language: the clips have 1 classes, so there is nothing to balance"),
+    ],
+)
+def test_balance_by_a_column_that_cannot_be_used_raises(argv, tmp_path, unbalanced, column, message):
+    with pytest.raises(ValueError, match=message):
+        FineTuning(parse_arguments(argv(tmp_path, dataset=unbalanced, balance_by=column)))
 
 
 @pytest.fixture
