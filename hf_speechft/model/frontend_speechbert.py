@@ -9,8 +9,8 @@ features (batch, frames, mels)
 Each front-end keeps two promises: it gives `output_lengths(frame_lengths, subsampling)` steps, and what stands behind
 an utterance's last frame changes nothing. To add one, write its `encode` and name the class in `FRONTENDS`.
 
-With causal attention an utterance can also come in pieces (`Frontend.stream`). `encode` is then given a `FrontendPast`,
-where each layer leaves what it needs again.
+With causal attention an utterance can also come in pieces (`Frontend.stream`): `encode` is then given a
+`FrontendPast`, where each layer leaves what it needs again.
 """
 
 import math
