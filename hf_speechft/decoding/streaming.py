@@ -111,7 +111,13 @@ class StreamingRecognizer:
         self._check_open()
         waveform = to_float(samples).to(self.model.device)
         self._samples += len(waveform)
-        return "".join(self._hear(block) for block in waveform.split(round(BLOCK_S * self.extractor.sampling_rate)))
+        text, longest, limit = "", round(BLOCK_S / self._step_s), self.model.speechbert.max_steps
+        while len(waveform):
+            room = longest if limit is None else limit - self._past.steps  # a pause may come before the last position
+            samples = max(1, min(longest, room)) * self._step_samples
+            text += self._hear(waveform[:samples])
+            waveform = waveform[samples:]
+        return text
 
     def finish(self) -> str:
         """End the recording.

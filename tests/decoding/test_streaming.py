@@ -16,12 +16,13 @@ from hf_speechft import (
     SpeechBertTokenizer,
 )
 from hf_speechft.data.audio import load_audio
-from hf_speechft.decoding import StreamingRecognizer, TimedWord
+from hf_speechft.decoding import StreamingRecognizer, TimedWord, streaming
 from hf_speechft.model.frontend_speechbert import FRONTENDS
 
 RATE_HZ = 16_000
 UNITS = ["<pad>", "<unk>", "▁", *"abcdefghijklmnopqrstuvwxyz", "▁the", "ing"]
 GPT2 = GPT2Config(n_embd=32, n_layer=1, n_head=2, n_positions=128, vocab_size=8, bos_token_id=0, eos_token_id=0)
+BERT = BertConfig(hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=64)
 LLAMA = LlamaConfig(
     hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64, vocab_size=8, pad_token_id=0
 )
@@ -44,8 +45,11 @@ def make_model(backbone=LLAMA, **options):
     torch.manual_seed(0)
     model = SpeechBertForCTC(SpeechBertConfig(backbone_config=backbone, vocab_size=len(UNITS), **options)).eval()
     with torch.no_grad():
+        for weights in model.speechbert.parameters():
+            if weights.ndim > 1:
+                weights.normal_(std=0.3)
         model.head.weight.normal_()
-        model.head.bias[0] = 1.0
+        model.head.bias[0] = 4.0
     return model
 
 
@@ -86,11 +90,11 @@ def check(model, processor, waveform, sizes):
 @pytest.mark.parametrize("lookahead_ms", [0, 240])
 @pytest.mark.parametrize("frontend", FRONTENDS)
 def test_text_and_words_of_pieces_are_those_of_the_whole(make_processor, waveform, frontend, lookahead_ms):
-    model = make_model(frontend=frontend, lookahead_ms=lookahead_ms, adapter_layers=lookahead_ms // 240)
+    model = make_model(GPT2, frontend=frontend, lookahead_ms=lookahead_ms, adapter_layers=lookahead_ms // 240)
     for sizes in ([1_280], [1, 160, 0, 399, 7_000, 3], [100_000]):
         text, given = check(model, make_processor(), waveform, sizes)
-        assert len(text) > 8
-        assert sum(map(bool, given)) > 4 or sizes == [100_000]
+        assert len(text) > 4
+        assert sum(map(bool, given)) > 2 or sizes == [100_000]
 
 
 @pytest.mark.parametrize(
@@ -125,7 +129,7 @@ def test_text_of_speech_is_that_of_the_whole(make_processor, speech_folder):
 def test_text_comes_as_soon_as_it_can(make_processor, waveform):
     for options in ({}, {"frontend": "stack"}, {"frontend": "rnn", "lookahead_ms": 80}):
         model, processor = make_model(**options), make_processor()
-        recognizer, _ = stream(model, processor, waveform, [16])
+        recognizer, _ = stream(model, processor, waveform, [1_280])
         first_s = recognizer.words[0].start_s
         again = StreamingRecognizer(model, processor, sampling_rate=RATE_HZ)
         needed = round((first_s + again.latency_s) * RATE_HZ)
@@ -184,13 +188,13 @@ def test_recording_longer_than_the_positions_raises(make_processor, waveform):
 
 
 def restarted(model, processor, waveform, restart_s):
-    """Text, and where the model forgets, with a pass of the whole rest from each pause on."""
+    """Text, and where the model forgets, with a pass of the rest from each pause on."""
     step_samples = model.config.inputs_to_logits_ratio
-    pause_steps, restart_steps = (-(-int(s * RATE_HZ) // step_samples) for s in (0.4, restart_s))
+    pause_steps, restart_steps = (-(-int(s * RATE_HZ) // step_samples) for s in (streaming.PAUSE_S, restart_s))
     texts, starts, start = [], [], 0
     while start is not None:
         starts.append(start)
-        inputs = processor(audio=waveform[start:], sampling_rate=RATE_HZ)
+        inputs = processor(audio=waveform[start : start + 5 * RATE_HZ], sampling_rate=RATE_HZ)
         ids = model.generate(**inputs)[0].tolist()
         ends = range(max(restart_steps, pause_steps), len(ids) - 1)
         end = next((end for end in ends if not any(ids[end - pause_steps : end])), None)
@@ -199,14 +203,16 @@ def restarted(model, processor, waveform, restart_s):
     return " ".join(filter(None, texts)), starts
 
 
-@pytest.mark.parametrize("frontend", ["conv1d", "stack"])
+@pytest.mark.parametrize(("frontend", "blank_bias"), [("conv1d", 6.0), ("stack", 12.0)])
 @pytest.mark.parametrize("lookahead_ms", [0, 80])
-def test_restart_forgets_in_pauses_wherever_pieces_end(make_processor, waveform, lookahead_ms, frontend):
-    quiet = 0.001 * np.random.default_rng(0).standard_normal(RATE_HZ).astype(np.float32)
-    recording = np.concatenate([waveform[:RATE_HZ], quiet, waveform[:RATE_HZ], quiet, waveform[:RATE_HZ]] * 2)
+def test_restart_forgets_in_pauses_wherever_pieces_end(
+    make_processor, waveform, lookahead_ms, frontend, blank_bias, monkeypatch
+):
+    monkeypatch.setattr(streaming, "PAUSE_S", 0.16)  # a model with random weights makes no long pause
+    recording = np.tile(waveform, 3)
     model, processor = make_model(GPT2, lookahead_ms=lookahead_ms, frontend=frontend), make_processor()
     with torch.no_grad():
-        model.head.bias[0] = 4.0
+        model.head.bias[0] = blank_bias
     text, starts = restarted(model, processor, recording, 1.0)
     assert len(starts) > 3
     assert len(text) > 8
@@ -221,7 +227,7 @@ def test_restart_forgets_in_pauses_wherever_pieces_end(make_processor, waveform,
         assert "".join(given) == recognizer.text == text
         times = [time for word in recognizer.words for time in (word.start_s, word.end_s)]
         assert times == sorted(times)
-        assert 8 < times[-1] <= len(recording) / RATE_HZ
+        assert 7 < times[-1] <= len(recording) / RATE_HZ
 
 
 @pytest.mark.parametrize(
@@ -230,7 +236,7 @@ def test_restart_forgets_in_pauses_wherever_pieces_end(make_processor, waveform,
         (lambda: make_model(), "running", 8_000, "the stream has 8000 Hz and the model needs 16000 Hz; resample it"),
         (lambda: make_model(), "utterance", RATE_HZ, "train one with --normalize running"),
         (lambda: make_model(attention="bidirectional"), "running", RATE_HZ, "attention is bidirectional: each step"),
-        (lambda: make_model(BertConfig()), "running", RATE_HZ, "Train one with --attention causal --normalize run"),
+        (lambda: make_model(BERT), "running", RATE_HZ, "Train one with --attention causal --normalize run"),
         (lambda: make_model().train(), "running", RATE_HZ, "the model is in training mode.*call model.eval"),
     ],
     ids=["rate", "normalize", "bidirectional", "bert", "training"],
