@@ -48,10 +48,6 @@ class StreamingRecognizer:
     Raises:
         ValueError: The model or its features look ahead, or cannot stream; the model is in training mode; or the rate
             is not the model's.
-
-    >>> recognizer = StreamingRecognizer(model, processor, sampling_rate=16_000)  # doctest: +SKIP
-    >>> for samples in microphone:  # doctest: +SKIP
-    ...     print(recognizer.accept(samples), end="", flush=True)
     """
 
     def __init__(
