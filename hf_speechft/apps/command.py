@@ -10,6 +10,7 @@ from hf_speechft.apps.ablate import ablate
 from hf_speechft.apps.align import align
 from hf_speechft.apps.audit import audit
 from hf_speechft.apps.augment_preview import augment_preview
+from hf_speechft.apps.stream import stream
 from hf_speechft.apps.transcribe import transcribe
 from hf_speechft.apps.tune import tune
 
@@ -26,6 +27,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command()(transcribe)
+app.command()(stream)
 app.command()(align)
 app.command(context_settings=EITHER_DASH)(audit)
 app.command()(tune)

@@ -3,5 +3,15 @@
 from .decoder import CTCDecoder, Hypothesis, Word
 from .longform import TimedWord, Transcript, transcribe
 from .ngram import NGramLM
+from .streaming import StreamingRecognizer
 
-__all__ = ["CTCDecoder", "Hypothesis", "NGramLM", "TimedWord", "Transcript", "Word", "transcribe"]
+__all__ = [
+    "CTCDecoder",
+    "Hypothesis",
+    "NGramLM",
+    "StreamingRecognizer",
+    "TimedWord",
+    "Transcript",
+    "Word",
+    "transcribe",
+]

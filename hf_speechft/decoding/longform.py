@@ -348,13 +348,13 @@ def _words(pieces: Iterable[Sequence[int]], tokenizer: "SpeechBertTokenizer", st
     waiting, first_step = [], 0
     for piece in pieces:
         waiting += piece
-        cut = _last_word_start(waiting, word_starts)
-        yield from _decode_words(waiting[:cut], tokenizer, first_step, step_s)
+        cut = last_word_start(waiting, word_starts)
+        yield from decode_words(waiting[:cut], tokenizer, first_step, step_s)
         waiting, first_step = waiting[cut:], first_step + cut
-    yield from _decode_words(waiting, tokenizer, first_step, step_s)
+    yield from decode_words(waiting, tokenizer, first_step, step_s)
 
 
-def _last_word_start(ids: Sequence[int], word_starts: set[int]) -> int:
+def last_word_start(ids: Sequence[int], word_starts: set[int]) -> int:
     """Place of the last unit that begins a word, 0 where there is none."""
     for place in range(len(ids) - 1, 0, -1):
         if ids[place] in word_starts and ids[place - 1] != ids[place]:
@@ -362,9 +362,10 @@ def _last_word_start(ids: Sequence[int], word_starts: set[int]) -> int:
     return 0
 
 
-def _decode_words(
+def decode_words(
     ids: Sequence[int], tokenizer: "SpeechBertTokenizer", first_step: int, step_s: float
 ) -> Iterator[TimedWord]:
+    """Words of the best units of some steps, the first of which is `first_step`, with times in seconds."""
     decoded = tokenizer.decode(ids, skip_special_tokens=True, output_word_offsets=True)
     for offset in decoded.word_offsets:
         start_s, end_s = ((first_step + offset[name]) * step_s for name in ("start_offset", "end_offset"))

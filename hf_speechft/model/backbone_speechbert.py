@@ -41,6 +41,8 @@ FAMILIES = {
     "gemma": BOTH,
     "smollm3": BOTH,
 }
+# Causal families that transformers gives no true positions where they take an utterance in pieces.
+NOT_STREAMED = ("roberta", "xlm-roberta", "camembert")
 ENCODERS = ("t5", "mt5", "bart", "mbart")  # encoder-decoders that lend their encoder
 NEEDED = (
     "a text encoder or decoder that takes inputs_embeds and attention_mask is needed, such as BERT, RoBERTa or GPT-2, "
@@ -96,6 +98,23 @@ def check_attention(config: SpeechBertConfig) -> None:
             f"attention is {config.attention!r}; {family} can only be {' or '.join(possible)}{reason}. Leave "
             "attention out, or take a family of the other direction, such as bert or llama, which can be both"
         )
+
+
+def check_streaming(config: SpeechBertConfig) -> None:
+    """Refuse a model that cannot take an utterance in pieces.
+
+    Raises:
+        ValueError: Saying why, and what to train with.
+    """
+    family = config.backbone_config.model_type
+    if config.attention != "causal":
+        raise ValueError(
+            f"this model's attention is {config.attention}: each step hears the whole utterance, so it cannot stream. "
+            "Train one with --attention causal --normalize running, from a text checkpoint such as GPT-2 or SmolLM2"
+        )
+    if family in NOT_STREAMED or family not in FAMILIES:
+        streamed = [name for name, ways in FAMILIES.items() if "causal" in ways and name not in NOT_STREAMED]
+        raise ValueError(f"{family} cannot stream; train from a checkpoint of {', '.join(streamed)}")
 
 
 def set_body_dropout(text_config: PreTrainedConfig, probability: float) -> None:

@@ -22,7 +22,8 @@ from transformers.utils import PaddingStrategy, TensorType, logging
 logger = logging.get_logger(__name__)
 
 FEATURE_TYPES = ("fbank", "mfcc", "log_mel")
-NORMALIZE_MODES = ("utterance", "mean", "none")
+NORMALIZE_MODES = ("utterance", "running", "mean", "none")
+CAUSAL_NORMALIZE_MODES = ("running", "none")  # a frame doesn't depend on what follows it
 
 PREEMPHASIS = 0.97
 POVEY_POWER = 0.85  # the Povey window is a Hann window to this power
@@ -39,6 +40,11 @@ MELS_PER_BAND = 16  # one AVX-512 register
 CPU_BLOCK_FRAMES = 1024  # 10 s; 2 MiB of float32 spectra, which stays in the caches
 ACCELERATOR_BLOCK_FRAMES = 65536  # 128 MiB of float32 spectra
 NORMALIZE_BLOCK_FRAMES = 8192
+# What "running" takes for granted before it has heard anything: that many frames of speech that have this mean of all
+# mel filters and this standard deviation, in log units, at a waveform_scale of 1. Rounded from AN4 and LibriSpeech.
+PRIOR_FRAMES = 100  # 1 s
+PRIOR_MEL_MEAN = {"fbank": -7.5, "mfcc": -7.5, "log_mel": -10.0}
+PRIOR_STD = {"fbank": 3.7, "mfcc": 10.0, "log_mel": 3.0}
 
 Clip = np.ndarray | torch.Tensor | Sequence
 Speech = Clip | Sequence[Clip]
@@ -50,6 +56,39 @@ class FeatureTables(NamedTuple):
     window: torch.Tensor  # (frame_samples,)
     bands: list[tuple[slice, torch.Tensor]]  # the bins that 16 neighbouring filters see, their weights (bins, mels)
     cosines: torch.Tensor | None  # (mels, cepstra), liftered; mfcc only
+
+
+class RunningNormalizer:
+    """Normalise each frame by the mean and variance of the clip up to it: what `normalize="running"` does.
+
+    `(x[t] - mean[t]) / sqrt(variance[t])`, both over frames 0 to t and `PRIOR_FRAMES` frames of a prior, so that the
+    first frames are sane and a pause is not blown up to the loudness of speech. A clip can be given in pieces of any
+    size; the frames come out as from the whole.
+
+    Args:
+        mean: The prior's mean, `(feature_size,)`.
+        std: Its standard deviation, as wide.
+    """
+
+    def __init__(self, mean: torch.Tensor, std: torch.Tensor) -> None:
+        # MPS has no float64; elsewhere it keeps the sums of hours as exact as those of a second.
+        self.sums_dtype = torch.float32 if mean.device.type == "mps" else torch.float64
+        self.centre = mean
+        self.frames = PRIOR_FRAMES
+        self.sum = torch.zeros_like(mean, dtype=self.sums_dtype)  # of x - centre
+        self.squares = PRIOR_FRAMES * std.to(self.sums_dtype).square()
+
+    def __call__(self, features: torch.Tensor) -> None:
+        """Normalise the next frames, `(frames, feature_size)`, in place."""
+        for block in features.split(NORMALIZE_BLOCK_FRAMES):
+            centred = (block - self.centre).to(self.sums_dtype)
+            sums = centred.cumsum(0) + self.sum
+            squares = centred.square().cumsum(0) + self.squares
+            frames = torch.arange(1, len(block) + 1, device=block.device)[:, None] + self.frames
+            means = sums / frames
+            std = (squares / frames - means.square()).clamp_min(STD_FLOOR**2).sqrt()
+            block.copy_((centred - means) / std)
+            self.frames, self.sum, self.squares = self.frames + len(block), sums[-1], squares[-1]
 
 
 def cut_into_bands(filters: torch.Tensor) -> list[tuple[slice, torch.Tensor]]:
@@ -157,8 +196,9 @@ class SpeechBertFeatureExtractor(SequenceFeatureExtractor):
         feature_type: `"fbank"`, `"mfcc"` or `"log_mel"`.
         frame_length_ms: Length of a frame in ms.
         frame_shift_ms: Time between the starts of two frames in ms.
-        normalize: `"utterance"`: each feature has mean 0 and variance 1 over the clip's own frames; `"mean"`: mean 0
-            only; `"none"` or `None`: as computed.
+        normalize: `"utterance"`: each feature has mean 0 and variance 1 over the clip's own frames; `"running"`: the
+            same over the clip's frames so far, for models that stream; `"mean"`: mean 0 only; `"none"` or `None`: as
+            computed.
         num_mel_bins: Mel filters under the coefficients of `mfcc`; `None` means the larger of 23 (Kaldi) and
             `feature_size`. For the other types it is `feature_size`.
         waveform_scale: Factor applied to waveforms before anything else.
@@ -224,9 +264,36 @@ class SpeechBertFeatureExtractor(SequenceFeatureExtractor):
         return 1 + (samples if self.feature_type == "log_mel" else samples - self.frame_length) // self.hop_length
 
     @property
-    def _lead_samples(self) -> int:
+    def lead_samples(self) -> int:
         """How many samples before the first sample the first frame starts: librosa centres it there."""
         return (self.frame_length + 1) // 2 if self.feature_type == "log_mel" else 0
+
+    @torch.no_grad()
+    def compute_frames(self, waveform: torch.Tensor, frames: int, lead_samples: int) -> torch.Tensor:
+        """Compute features without normalisation, for a stream.
+
+        Args:
+            waveform: `(samples,)`, as in `__call__`; beyond its ends are zeros.
+            frames: How many.
+            lead_samples: How many samples before the first sample the first frame starts.
+
+        Returns:
+            `(frames, feature_size)` in float32.
+        """
+        block_frames = CPU_BLOCK_FRAMES if waveform.device.type == "cpu" else ACCELERATOR_BLOCK_FRAMES
+        output = torch.empty(frames, self.feature_size, device=waveform.device)
+        windowed = output.new_zeros(min(block_frames, frames), self.fft_length)
+        with torch.autocast(waveform.device.type, enabled=False):
+            self._extract_clip(waveform, output, windowed, lead_samples)
+        return output
+
+    def running_normalizer(self, device: str | torch.device) -> RunningNormalizer:
+        """Return what normalises one clip if `normalize` is `"running"`."""
+        mean = PRIOR_MEL_MEAN[self.feature_type] + 2 * math.log(self.waveform_scale)
+        means = torch.full((self.mel_filters_used,), mean)
+        if self.feature_type == "mfcc":
+            means = means @ liftered_cosines(self.mel_filters_used, self.feature_size)  # (feature_size,)
+        return RunningNormalizer(means.to(device), torch.full_like(means, PRIOR_STD[self.feature_type]).to(device))
 
     @torch.no_grad()
     def __call__(
@@ -380,8 +447,8 @@ class SpeechBertFeatureExtractor(SequenceFeatureExtractor):
             return
         windowed = outputs[0].new_zeros(min(CPU_BLOCK_FRAMES, max(map(len, outputs))), self.fft_length)
         for waveform, output in zip(waveforms, outputs, strict=True):
-            self._extract_clip(waveform, output, windowed, self._lead_samples)
-            _normalize(output, self.normalize)  # while it lies in the caches
+            self._extract_clip(waveform, output, windowed, self.lead_samples)
+            self._normalize(output)  # while it lies in the caches
 
     def _extract_joined(self, waveforms: list[torch.Tensor], outputs: list[torch.Tensor]) -> None:
         """Do the same with few, large launches, for accelerators.
@@ -394,13 +461,23 @@ class SpeechBertFeatureExtractor(SequenceFeatureExtractor):
         starts = np.cumsum([0] + [len(output) + gap_frames for output in outputs]).tolist()
         joined = outputs[0].new_zeros(starts[-1] * hop + frame)
         for waveform, start, output in zip(waveforms, starts[:-1], outputs, strict=True):
-            _copy_samples(waveform, -self._lead_samples, joined[start * hop :][: (len(output) - 1) * hop + frame])
+            _copy_samples(waveform, -self.lead_samples, joined[start * hop :][: (len(output) - 1) * hop + frame])
         rows = outputs[0].new_empty(starts[-1], self.feature_size)
         windowed = outputs[0].new_zeros(min(ACCELERATOR_BLOCK_FRAMES, len(rows)), self.fft_length)
         self._extract_clip(joined, rows, windowed, 0)
         for start, output in zip(starts[:-1], outputs, strict=True):
             output.copy_(rows[start : start + len(output)])
-            _normalize(output, self.normalize)
+            self._normalize(output)
+
+    def _normalize(self, features: torch.Tensor) -> None:
+        """Normalise the `(frames, feature_size)` of a clip in place over its frames."""
+        if self.normalize == "running":
+            self.running_normalizer(features.device)(features)
+        elif self.normalize != "none":
+            features -= features.mean(0)
+        if self.normalize == "utterance":
+            squares = sum(block.square().sum(0) for block in features.split(NORMALIZE_BLOCK_FRAMES))
+            features /= (squares / len(features)).sqrt_().clamp_min_(STD_FLOOR)
 
     def _extract_clip(self, waveform: torch.Tensor, output: torch.Tensor, windowed: torch.Tensor, lead: int) -> None:
         """Fill `output (frames, feature_size)` block by block; the first frame starts `lead` samples early.
@@ -521,16 +598,6 @@ def _copy_samples(waveform: torch.Tensor, start: int, to: torch.Tensor) -> None:
     inside.copy_(waveform[first:last])
     if waveform.dtype == torch.int16:
         inside.mul_(INT16_SCALE)
-
-
-def _normalize(features: torch.Tensor, mode: str) -> None:
-    """Normalise `(frames, feature_size)` in place over its frames."""
-    if mode == "none":
-        return
-    features -= features.mean(0)
-    if mode == "utterance":
-        squares = sum(block.square().sum(0) for block in features.split(NORMALIZE_BLOCK_FRAMES))
-        features /= (squares / len(features)).sqrt_().clamp_min_(STD_FLOOR)
 
 
 def _filled(

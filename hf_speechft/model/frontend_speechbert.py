@@ -8,9 +8,13 @@ features (batch, frames, mels)
 
 Each front-end keeps two promises: it gives `output_lengths(frame_lengths, subsampling)` steps, and what stands behind
 an utterance's last frame changes nothing. To add one, write its `encode` and name the class in `FRONTENDS`.
+
+With causal attention an utterance can also come in pieces (`Frontend.stream`): `encode` is then given a
+`FrontendPast`, where each layer leaves what it needs again.
 """
 
 import math
+from dataclasses import dataclass, field
 
 import torch
 from torch import nn
@@ -52,6 +56,48 @@ def zero_padding(hidden: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
     return hidden * length_mask(lengths, hidden.shape[1])[..., None].to(hidden.dtype)
 
 
+@dataclass
+class FrontendPast:
+    """What a causal front-end remembers of utterances that come in pieces, all of the same length.
+
+    Attributes:
+        frames: Frames that have come and complete no step yet, `(batch, frames, mels)`.
+        steps: Steps encoded so far, with those that a look-ahead drops.
+        layers: What a layer needs again: a convolution's last inputs, a recurrence's state, attention's keys and
+            values.
+    """
+
+    frames: torch.Tensor | None = None
+    steps: int = 0
+    layers: dict[nn.Module, torch.Tensor] = field(default_factory=dict)
+
+
+def pad_time(
+    inputs: torch.Tensor, padding: tuple[int, int], stride: int, layer: nn.Module, past: FrontendPast | None
+) -> torch.Tensor:
+    """Put around the inputs of a convolution over time what its first and last outputs see beside them.
+
+    Args:
+        inputs: `(batch, channels, size)` or `(batch, channels, size, bins)`.
+        padding: Places to add before and behind.
+        stride: That of the convolution.
+        layer: The convolution.
+        past: Where the inputs follow others, those are added before, and nothing behind. Otherwise zeros are added.
+
+    Returns:
+        The inputs, longer.
+    """
+    if past is None or layer not in past.layers:
+        behind = padding[1] if past is None else 0
+        inputs = nn.functional.pad(inputs, (0, 0) * (inputs.ndim - 3) + (padding[0], behind))
+    else:
+        inputs = torch.cat([past.layers[layer], inputs], dim=2)
+    if past is not None:
+        outputs = (inputs.shape[2] - padding[0] - 1) // stride + 1
+        past.layers[layer] = inputs[:, :, outputs * stride :]
+    return inputs
+
+
 class Frontend(nn.Module):
     """What all front-ends share: projection, adapters and the norm that stands for the word embeddings' scale.
 
@@ -69,8 +115,15 @@ class Frontend(nn.Module):
         self.adapters = nn.ModuleList(ConformerLayer(config) for _ in range(config.adapter_layers))
         self.output_norm = nn.LayerNorm(config.embedding_size)
 
-    def encode(self, features: torch.Tensor, frame_lengths: torch.Tensor) -> torch.Tensor:
-        """Map `(batch, frames, mels)` to `(batch, steps, channels)`."""
+    @property
+    def first_step_frames(self) -> int:
+        """Frames that the first causal step hears without look-ahead; each further step hears `subsampling` more."""
+        return self.subsampling
+
+    def encode(
+        self, features: torch.Tensor, frame_lengths: torch.Tensor, past: FrontendPast | None = None
+    ) -> torch.Tensor:
+        """Map `(batch, frames, mels)` to `(batch, steps, channels)`; with a past, the frames that follow it."""
         raise NotImplementedError
 
     def forward(self, features: torch.Tensor, frame_lengths: torch.Tensor) -> torch.Tensor:
@@ -87,6 +140,40 @@ class Frontend(nn.Module):
         for adapter in self.adapters:
             hidden = adapter(hidden, step_lengths)
         return self.output_norm(hidden[:, self.lookahead :])
+
+    def stream(self, features: torch.Tensor, past: FrontendPast, is_last: bool) -> torch.Tensor:
+        """Map the next frames to the steps that they complete; together they are those of `forward` on all frames.
+
+        Args:
+            features: `(batch, frames, mels)`, any number of frames, all of them real.
+            past: What the calls before left, a new one for new utterances. It is changed.
+            is_last: Whether the utterances end here.
+
+        Returns:
+            `(batch, steps, embedding)`, often of 0 steps.
+        """
+        frames = features if past.frames is None else torch.cat([past.frames, features], dim=1)
+        encoded = self._frames_heard(past.steps)
+        if is_last:
+            missing = -(encoded + frames.shape[1]) % self.subsampling + self.lookahead * self.subsampling
+            frames = nn.functional.pad(frames, (0, 0, 0, missing))
+        steps = (encoded + frames.shape[1] - self.first_step_frames + self.subsampling) // self.subsampling
+        new_frames = self._frames_heard(steps) - encoded
+        past.frames = frames[:, new_frames:]
+        batch, new_steps = len(features), steps - past.steps
+        if new_steps == 0:
+            return features.new_empty(batch, 0, self.projection.out_features)
+        dropped = max(0, self.lookahead - past.steps)
+        lengths = torch.full((batch,), new_frames, device=features.device)
+        hidden = self.projection(self.encode(frames[:, :new_frames], lengths, past))
+        for adapter in self.adapters:
+            hidden = adapter(hidden, torch.full((batch,), new_steps, device=features.device), past)
+        past.steps = steps
+        return self.output_norm(hidden[:, dropped:])
+
+    def _frames_heard(self, steps: int) -> int:
+        """Frames that the first so many steps hear, which a causal front-end has to wait for."""
+        return 0 if steps == 0 else self.first_step_frames + (steps - 1) * self.subsampling
 
 
 class Conv1dFrontend(Frontend):
@@ -106,11 +193,19 @@ class Conv1dFrontend(Frontend):
         )
         self.norms = nn.ModuleList(nn.LayerNorm(config.hidden_size) for _ in self.convolutions)
 
-    def encode(self, features: torch.Tensor, frame_lengths: torch.Tensor) -> torch.Tensor:
-        """Map `(batch, frames, mels)` to `(batch, steps, hidden)`."""
+    @property
+    def first_step_frames(self) -> int:
+        """As in `Frontend`: the kernels end with the step's first frame."""
+        return 1
+
+    def encode(
+        self, features: torch.Tensor, frame_lengths: torch.Tensor, past: FrontendPast | None = None
+    ) -> torch.Tensor:
+        """Map `(batch, frames, mels)` to `(batch, steps, hidden)`; with a past, the frames that follow it."""
         hidden, lengths = features, frame_lengths
         for convolution, norm in zip(self.convolutions, self.norms, strict=True):
-            hidden = nn.functional.pad(zero_padding(hidden, lengths).transpose(1, 2), self.time_padding)
+            hidden = zero_padding(hidden, lengths).transpose(1, 2)
+            hidden = pad_time(hidden, self.time_padding, 2, convolution, past)
             hidden = convolution(hidden).transpose(1, 2)  # (batch, ceil(frames / 2), hidden)
             hidden = self.dropout(nn.functional.gelu(norm(hidden)))
             lengths = output_lengths(lengths, 2)
@@ -140,12 +235,20 @@ class Conv2dFrontend(Frontend):
             for index in range(halvings(config))
         )
 
-    def encode(self, features: torch.Tensor, frame_lengths: torch.Tensor) -> torch.Tensor:
-        """Map `(batch, frames, mels)` to `(batch, steps, maps x bins)`."""
+    @property
+    def first_step_frames(self) -> int:
+        """As in `Frontend`: the kernels end with the step's first frame."""
+        return 1
+
+    def encode(
+        self, features: torch.Tensor, frame_lengths: torch.Tensor, past: FrontendPast | None = None
+    ) -> torch.Tensor:
+        """Map `(batch, frames, mels)` to `(batch, steps, maps x bins)`; with a past, the frames that follow it."""
         hidden, lengths = features[:, None], frame_lengths  # (batch, maps, frames, bins)
         for convolution in self.convolutions:
             hidden = hidden * length_mask(lengths, hidden.shape[2])[:, None, :, None].to(hidden.dtype)
-            hidden = nn.functional.gelu(convolution(nn.functional.pad(hidden, (1, 1, *self.time_padding))))
+            hidden = nn.functional.pad(pad_time(hidden, self.time_padding, 2, convolution, past), (1, 1))
+            hidden = nn.functional.gelu(convolution(hidden))
             lengths = output_lengths(lengths, 2)
         return self.dropout(hidden.transpose(1, 2).flatten(2))
 
@@ -160,8 +263,10 @@ class StackFrontend(Frontend):
         super().__init__(config, config.hidden_size)
         self.stacking = nn.Linear(config.num_mel_bins * config.subsampling, config.hidden_size)
 
-    def encode(self, features: torch.Tensor, frame_lengths: torch.Tensor) -> torch.Tensor:
-        """Map `(batch, frames, mels)` to `(batch, steps, hidden)`."""
+    def encode(
+        self, features: torch.Tensor, frame_lengths: torch.Tensor, past: FrontendPast | None = None
+    ) -> torch.Tensor:
+        """Map `(batch, frames, mels)` to `(batch, steps, hidden)`, each step by itself."""
         stacked = stack_frames(zero_padding(features, frame_lengths), self.subsampling)
         return self.dropout(nn.functional.gelu(self.stacking(stacked)))
 
@@ -186,9 +291,14 @@ class RnnFrontend(StackFrontend):
             dropout=config.frontend_dropout,
         )
 
-    def encode(self, features: torch.Tensor, frame_lengths: torch.Tensor) -> torch.Tensor:
-        """Map `(batch, frames, mels)` to `(batch, steps, hidden)`."""
+    def encode(
+        self, features: torch.Tensor, frame_lengths: torch.Tensor, past: FrontendPast | None = None
+    ) -> torch.Tensor:
+        """Map `(batch, frames, mels)` to `(batch, steps, hidden)`; with a past, the frames that follow it."""
         hidden = super().encode(features, frame_lengths)
+        if past is not None:
+            hidden, past.layers[self.rnn] = self.rnn(hidden, past.layers.get(self.rnn))
+            return self.dropout(hidden)
         lengths = output_lengths(frame_lengths, self.subsampling).clamp(min=1).cpu()
         packed = pack_padded_sequence(hidden, lengths, batch_first=True, enforce_sorted=False)
         hidden, _ = pad_packed_sequence(self.rnn(packed)[0], batch_first=True, total_length=hidden.shape[1])
@@ -229,29 +339,43 @@ class ConformerLayer(nn.Module):
         self.convolution_output = nn.Linear(width, width)
         self.output_norm = nn.LayerNorm(width)
 
-    def forward(self, hidden: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
-        """Map `(batch, steps, hidden)` to the same shape; `lengths (batch,)` are the steps of each utterance."""
+    def forward(self, hidden: torch.Tensor, lengths: torch.Tensor, past: FrontendPast | None = None) -> torch.Tensor:
+        """Map `(batch, steps, hidden)` to the same shape.
+
+        Args:
+            hidden: Steps; with a past, those that follow it.
+            lengths: Steps of each utterance, `(batch,)`.
+            past: What came before, in a stream.
+        """
         before, after = self.feed_forwards
         hidden = hidden + 0.5 * self.dropout(before(hidden))
-        hidden = hidden + self.dropout(self._attend(self.attention_norm(hidden), lengths))
-        hidden = hidden + self.dropout(self._convolve(self.convolution_norm(hidden), lengths))
+        hidden = hidden + self.dropout(self._attend(self.attention_norm(hidden), lengths, past))
+        hidden = hidden + self.dropout(self._convolve(self.convolution_norm(hidden), lengths, past))
         hidden = hidden + 0.5 * self.dropout(after(hidden))
         return self.output_norm(hidden)
 
-    def _attend(self, hidden: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+    def _attend(self, hidden: torch.Tensor, lengths: torch.Tensor, past: FrontendPast | None = None) -> torch.Tensor:
         batch, steps, width = hidden.shape
         split = self.query_key_value(hidden).view(batch, steps, 3, self.heads, width // self.heads)
         query, key, value = split.permute(2, 0, 3, 1, 4)  # each (batch, heads, steps, width / heads)
-        mask = length_mask(lengths.clamp(min=1), steps)[:, None, None, :]  # (batch, 1, 1, steps)
+        if past is not None:
+            earlier = past.layers.get(self.query_key_value)  # (2, batch, heads, steps before, width / heads)
+            key_value = torch.stack([key, value])
+            key_value = key_value if earlier is None else torch.cat([earlier, key_value], dim=3)
+            past.layers[self.query_key_value] = key_value
+            key, value = key_value
+        before = key.shape[2] - steps
+        mask = length_mask(before + lengths.clamp(min=1), before + steps)[:, None, None, :]  # (batch, 1, 1, keys)
         if self.is_causal:
-            mask = mask & torch.ones(steps, steps, dtype=torch.bool, device=hidden.device).tril()
+            mask = mask & torch.ones(steps, before + steps, dtype=torch.bool, device=hidden.device).tril(before)
         attended = nn.functional.scaled_dot_product_attention(query, key, value, attn_mask=mask)
         return self.attention_output(attended.transpose(1, 2).reshape(batch, steps, width))
 
-    def _convolve(self, hidden: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+    def _convolve(self, hidden: torch.Tensor, lengths: torch.Tensor, past: FrontendPast | None = None) -> torch.Tensor:
         hidden = zero_padding(nn.functional.glu(self.gate(hidden), dim=-1), lengths)
-        past = ADAPTER_KERNEL - 1 if self.is_causal else ADAPTER_KERNEL // 2
-        hidden = nn.functional.pad(hidden.transpose(1, 2), (past, ADAPTER_KERNEL - 1 - past))
+        before = ADAPTER_KERNEL - 1 if self.is_causal else ADAPTER_KERNEL // 2
+        padding = (before, ADAPTER_KERNEL - 1 - before)
+        hidden = pad_time(hidden.transpose(1, 2), padding, 1, self.convolution, past)
         hidden = self.convolution(hidden).transpose(1, 2)
         return self.convolution_output(nn.functional.silu(self.inner_norm(hidden)))
 

@@ -7,11 +7,12 @@ input_features (batch, frames, mels)
   -> linear head (batch, steps, vocab)    CTC; blank = config.pad_token_id
 """
 
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 from torch import nn
-from transformers import AutoConfig, PreTrainedModel
+from transformers import AutoConfig, Cache, PreTrainedModel
 from transformers import initialization as init
 from transformers.modeling_outputs import BaseModelOutput, CausalLMOutput
 from transformers.processing_utils import Unpack
@@ -21,6 +22,7 @@ from transformers.utils.generic import can_return_tuple
 from .backbone_speechbert import (
     adapt_backbone,
     build_backbone,
+    check_streaming,
     check_text_model,
     copy_embedding_rows,
     layer_classes,
@@ -32,12 +34,28 @@ from .backbone_speechbert import (
     word_vectors,
 )
 from .configuration_speechbert import SpeechBertConfig
-from .frontend_speechbert import build_frontend, length_mask, match_embedding_scale, output_lengths
+from .frontend_speechbert import FrontendPast, build_frontend, length_mask, match_embedding_scale, output_lengths
 
+CACHE_NAMES = ("cache", "past_key_values")  # of transformers 5.24, and of 5.17
 AUTO_MODELS = {
     "AutoModel": "modeling_speechbert.SpeechBertModel",
     "AutoModelForCTC": "modeling_speechbert.SpeechBertForCTC",
 }
+
+
+@dataclass
+class SpeechBertPast:
+    """What a causal model remembers of utterances that come in pieces, all of the same length.
+
+    Attributes:
+        frontend: What the front-end remembers.
+        key_values: The text transformer's cache, under the name of its argument.
+        steps: Steps that came out so far.
+    """
+
+    frontend: FrontendPast = field(default_factory=FrontendPast)
+    key_values: dict[str, Cache] = field(default_factory=dict)
+    steps: int = 0
 
 
 class SpeechBertPreTrainedModel(PreTrainedModel):
@@ -125,7 +143,8 @@ class SpeechBertModel(SpeechBertPreTrainedModel):
                 checkpoint has positions for.
         """
         batch, frames, mels = input_features.shape
-        self._check_input(frames, mels)
+        self._check_width(mels)
+        self._check_steps(output_lengths(frames, self.config.subsampling))
         if attention_mask is None:
             attention_mask = torch.ones(batch, frames, dtype=torch.long, device=input_features.device)
         frame_lengths = attention_mask.sum(dim=-1, dtype=torch.long)
@@ -141,13 +160,41 @@ class SpeechBertModel(SpeechBertPreTrainedModel):
         )
         return BaseModelOutput(outputs.last_hidden_state, outputs.get("hidden_states"), outputs.get("attentions"))
 
-    def _check_input(self, frames: int, mels: int) -> None:
+    def stream(self, input_features: torch.Tensor, past: SpeechBertPast, is_last: bool = False) -> torch.Tensor:
+        """Encode the next frames of utterances that come in pieces; the steps are those of the whole.
+
+        Args:
+            input_features: `(batch, frames, mels)`, any number of frames, all of them real.
+            past: What the calls before left, a new one for new utterances. It is changed.
+            is_last: Whether the utterances end here.
+
+        Returns:
+            `(batch, steps, hidden)`: the steps that these frames complete, often none.
+
+        Raises:
+            ValueError: The model is not causal or of a family that cannot stream, or as `forward`.
+        """
+        check_streaming(self.config)
+        self._check_width(input_features.shape[2])
+        hidden = self.frontend.stream(input_features.to(self.frontend.projection.weight.dtype), past.frontend, is_last)
+        batch, steps, _ = hidden.shape
+        if steps == 0:
+            return hidden.new_empty(batch, 0, self.config.output_size)
+        self._check_steps(past.steps + steps)
+        outputs = self.backbone(inputs_embeds=hidden, use_cache=True, **past.key_values)
+        cache_name = next(name for name in CACHE_NAMES if outputs.get(name) is not None)
+        past.key_values = {cache_name: outputs[cache_name]}
+        past.steps += steps
+        return outputs.last_hidden_state
+
+    def _check_width(self, mels: int) -> None:
         if mels != self.config.num_mel_bins:
             raise ValueError(
                 f"input_features have {mels} values a frame; this model takes {self.config.num_mel_bins}. "
                 "Use the processor that was saved with it."
             )
-        steps = output_lengths(frames, self.config.subsampling)
+
+    def _check_steps(self, steps: int) -> None:
         if self.max_steps is not None and steps > self.max_steps:
             step_s = self.config.inputs_to_logits_ratio / self.config.sampling_rate
             raise ValueError(
@@ -325,6 +372,26 @@ class SpeechBertForCTC(SpeechBertPreTrainedModel):
         logits = self(input_features, attention_mask, **kwargs).logits
         return best_path(logits, self.step_lengths(input_features, attention_mask), self.config.pad_token_id)
 
+    @torch.no_grad()
+    def stream(self, input_features: torch.Tensor, past: SpeechBertPast, is_last: bool = False) -> torch.Tensor:
+        """Compute the logits of the next frames of utterances that come in pieces: those of `forward` on the whole.
+
+        `hf_speechft.decoding.StreamingRecognizer` does so from samples to text.
+
+        Args:
+            input_features: `(batch, frames, mels)`, any number of frames, all of them real, normalised causally.
+            past: What the calls before left, a new one for new utterances. It is changed.
+            is_last: Whether the utterances end here.
+
+        Returns:
+            `(batch, steps, vocab)`: the steps that these frames complete, often none.
+
+        Raises:
+            ValueError: The model is not causal or of a family that cannot stream, the features have another width
+                than the model takes, or the utterances make more steps than it has positions for.
+        """
+        return self.head(self.speechbert.stream(input_features, past, is_last))
+
     def step_lengths(self, input_features: torch.Tensor, attention_mask: torch.Tensor | None = None) -> torch.Tensor:
         """Steps of each utterance, `(batch,)`, from the arguments of `forward`."""
         batch, frames, _ = input_features.shape
@@ -483,4 +550,4 @@ def span_mask(lengths: torch.Tensor, size: int, share: float, span: int, min_spa
     return mask & length_mask(lengths, size)
 
 
-__all__ = ["SpeechBertForCTC", "SpeechBertModel", "SpeechBertPreTrainedModel"]
+__all__ = ["SpeechBertForCTC", "SpeechBertModel", "SpeechBertPast", "SpeechBertPreTrainedModel"]

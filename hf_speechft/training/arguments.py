@@ -35,6 +35,13 @@ class ModelArguments:
     )
     feature_type: str = field(default="fbank", metadata={"help": "Features: 'fbank', 'mfcc' or 'log_mel'."})
     feature_size: int = field(default=80, metadata={"help": "Features per frame."})
+    normalize: str = field(
+        default="utterance",
+        metadata={
+            "help": "Normalisation of features: over the 'utterance'; 'running', over what was heard so far, which a "
+            "model that streams needs; 'mean' or 'none'."
+        },
+    )
     sampling_rate: int = field(default=16_000, metadata={"help": "Rate in Hz that audio is brought to."})
     frontend: str = field(default="conv1d", metadata={"help": "Front-end: 'conv1d', 'conv2d', 'rnn' or 'stack'."})
     adapter_layers: int = field(

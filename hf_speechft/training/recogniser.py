@@ -18,6 +18,7 @@ from transformers import PreTrainedConfig
 from hf_speechft import SpeechBertConfig, SpeechBertForCTC, SpeechBertProcessor, SpeechBertTokenizer
 from hf_speechft.data.demo import demo_checkpoint
 from hf_speechft.model.backbone_speechbert import set_attention_dropout, set_body_dropout
+from hf_speechft.model.feature_extraction_speechbert import CAUSAL_NORMALIZE_MODES
 from hf_speechft.training.arguments import PACKAGED_MINILM, DataArguments, ModelArguments
 
 logger = logging.getLogger(__name__)
@@ -43,6 +44,7 @@ def adopt_speechbert(model: ModelArguments) -> ModelArguments:
         "vocabulary": "char" if processor.tokenizer.checkpoint_ids is None else "native",
         "feature_type": extractor.feature_type,
         "feature_size": extractor.feature_size,
+        "normalize": extractor.normalize,
         "sampling_rate": extractor.sampling_rate,
         "frontend": config.frontend,
         "adapter_layers": config.adapter_layers,
@@ -78,6 +80,7 @@ def make_processor(model: ModelArguments, data: DataArguments, texts: Iterable[s
         revision=model.model_revision,
         feature_type=model.feature_type,
         feature_size=model.feature_size,
+        normalize=model.normalize,
         sampling_rate=model.sampling_rate,
     )
 
@@ -111,6 +114,9 @@ def make_model(model: ModelArguments, processor: SpeechBertProcessor) -> SpeechB
             attention_dropout=model.attention_dropout,
             **regularisation,
         )
+    causal, normalize = recogniser.config.attention == "causal", processor.feature_extractor.normalize
+    if causal and normalize not in CAUSAL_NORMALIZE_MODES:
+        logger.info("the model will not stream: features are normalised over the utterance; see --normalize running")
     if model.attn_implementation is not None:
         recogniser.set_attn_implementation(model.attn_implementation)
     return recogniser

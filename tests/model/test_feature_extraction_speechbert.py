@@ -130,6 +130,46 @@ def test_normalize_utterance_matches_numpy():
 
 
 @pytest.mark.parametrize("feature_type", FEATURE_TYPES)
+def test_normalize_running_matches_numpy(feature_type, monkeypatch):
+    monkeypatch.setattr(module, "NORMALIZE_BLOCK_FRAMES", 37)
+    options = {"feature_type": feature_type, "waveform_scale": 32768.0}
+    clip = speech_like(1.0)
+    plain = extract(SpeechBertFeatureExtractor(20, normalize="none", **options), clip).input_features[0].double()
+    given = extract(SpeechBertFeatureExtractor(20, normalize="running", **options), clip).input_features[0]
+    # The prior: frames of one mean and one deviation in all mel filters; for mfcc C0 stands for that mean.
+    loudness = module.PRIOR_MEL_MEAN[feature_type] + 2 * np.log(32768)
+    centre = np.full(20, loudness) if feature_type != "mfcc" else np.r_[loudness * np.sqrt(23), np.zeros(19)]
+    std, prior = module.PRIOR_STD[feature_type], module.PRIOR_FRAMES
+    half = np.tile(centre + std, (prior // 2, 1)), np.tile(centre - std, (prior // 2, 1))
+    for frame in (0, 1, 36, 37, 97):
+        heard = np.concatenate([*half, plain[: frame + 1].numpy()])
+        expected = (plain[frame].numpy() - heard.mean(0)) / heard.std(0)
+        np.testing.assert_allclose(given[frame].numpy(), expected, atol=1e-4)
+
+
+def test_normalize_running_hears_nothing_that_follows():
+    extractor = SpeechBertFeatureExtractor(normalize="running")
+    clip = speech_like(2.0)
+    whole = extract(extractor, [clip, speech_like(0.5)]).input_features
+    cut = extract(extractor, clip[:RATE_HZ]).input_features
+    torch.testing.assert_close(whole[0, : cut.shape[1]], cut[0], atol=1e-5, rtol=0)
+    assert (whole[1, extractor.frame_count(RATE_HZ // 2) :] == 0).all()
+
+
+def test_normalize_running_of_ten_minutes_stays_exact():
+    normalizer = module.RunningNormalizer(torch.zeros(2), torch.ones(2))
+    generator = torch.Generator().manual_seed(0)
+    frames = 3.0 * torch.randn(60_000, 2, generator=generator) + 20.0
+    given = frames.clone()
+    for piece in given.split(7):
+        normalizer(piece)
+    heard = torch.cat([torch.tensor([-1.0, 1.0]).repeat(module.PRIOR_FRAMES // 2)[:, None].repeat(1, 2), frames])
+    heard = heard.double()
+    expected = (frames[-1] - heard.mean(0)) / heard.std(0, unbiased=False)
+    torch.testing.assert_close(given[-1].double(), expected, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("feature_type", FEATURE_TYPES)
 @pytest.mark.parametrize("padding_side", ["right", "left"])
 def test_call_on_batch_equals_each_clip_alone(feature_type, padding_side):
     extractor = SpeechBertFeatureExtractor(40, feature_type=feature_type, padding_side=padding_side)
@@ -540,7 +580,7 @@ def test_call_with_truncation_but_no_length_raises():
     ("options", "message"),
     [
         ({"feature_type": "spectrogram"}, "feature_type='spectrogram' is unknown; use one of fbank, mfcc, log_mel"),
-        ({"normalize": "global"}, "normalize='global' is unknown; use one of utterance, mean, none"),
+        ({"normalize": "global"}, "normalize='global' is unknown; use one of utterance, running, mean, none"),
         ({"feature_size": 257}, "257 mel filters do not fit: frames of 25 ms at 16000 Hz resolve 256 frequencies"),
         ({"feature_size": 129, "sampling_rate": 8000}, "129 mel filters do not fit: .* at 8000 Hz resolve 128"),
         ({"feature_size": 3}, "use 4 to 256 filters"),

@@ -11,6 +11,7 @@ from hf_speechft.model.frontend_speechbert import (
     ADAPTER_KERNEL,
     FRONTENDS,
     ConformerLayer,
+    FrontendPast,
     build_frontend,
     length_mask,
     match_embedding_scale,
@@ -161,6 +162,34 @@ def test_lookahead_is_invariant_to_padding_and_what_it_holds(name):
             together = frontend(padded, torch.tensor([frames]))
         assert alone.shape[1] == output_lengths(frames, 4)
         torch.testing.assert_close(together[:, : alone.shape[1]], alone, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize(("adapter_layers", "lookahead"), [(0, 0), (2, 0), (1, 1), (0, 3)])
+@every_subsampling
+@every_frontend
+def test_stream_of_pieces_makes_the_steps_of_the_whole(name, subsampling, adapter_layers, lookahead):
+    options = {"adapter_layers": adapter_layers, "lookahead_ms": 10 * subsampling * lookahead}
+    frontend = make_frontend(name, subsampling, "causal", **options)
+    torch.manual_seed(1)
+    for frames in (1, 2 * subsampling - 1, 2 * subsampling, 61):
+        features, past, steps, start = torch.randn(2, frames, MELS), FrontendPast(), [], 0
+        for size in [1, 0, 2, 7, 1, 1, 1, 1, 20, 3, 30]:
+            with torch.no_grad():
+                steps.append(frontend.stream(features[:, start : start + size], past, is_last=False))
+            start += size
+            ready = max(0, (min(start, frames) - frontend.first_step_frames) // subsampling + 1 - lookahead)
+            assert sum(piece.shape[1] for piece in steps) == ready
+        with torch.no_grad():
+            steps.append(frontend.stream(features[:, frames:], past, is_last=True))
+            whole = frontend(features, torch.tensor([frames, frames]))
+        torch.testing.assert_close(torch.cat(steps, dim=1), whole, atol=1e-5, rtol=0)
+
+
+@every_subsampling
+@every_frontend
+def test_first_step_hears_as_many_frames_as_it_says(name, subsampling):
+    frontend = make_frontend(name, subsampling, "causal")
+    assert frames_heard(frontend, 0, 12 * subsampling) == (0, frontend.first_step_frames - 1)
 
 
 def test_adapters_hear_everything_or_the_past_only():

@@ -38,12 +38,14 @@ from hf_speechft.model.backbone_speechbert import (
     BOTH,
     ENCODERS,
     FAMILIES,
+    NOT_STREAMED,
     check_text_model,
     find_positions,
     word_vectors,
 )
 from hf_speechft.model.configuration_speechbert import family_attention
 from hf_speechft.model.frontend_speechbert import FRONTENDS
+from hf_speechft.model.modeling_speechbert import SpeechBertPast
 from tests.model.tiny_text_models import in_own_memory
 from tests.stranger import WITHOUT_HF_SPEECHFT
 
@@ -222,6 +224,43 @@ def test_attention_looks_where_it_says(family):
                 assert (
                     (difference[:, 7] > 1e-4).all() if attention == "bidirectional" else difference[:, :8].max() == 0
                 )
+
+
+@pytest.mark.parametrize("family", [family for family, ways in FAMILIES.items() if "causal" in ways])
+def test_stream_of_pieces_gives_the_logits_of_the_whole_or_is_refused(family):
+    features, _ = make_batch(150, 150)
+    for options in ({}, {"implementation": "eager", "frontend": "stack", "lookahead_ms": 80, "adapter_layers": 1}):
+        model = make_model(family, attention="causal", **options)
+        past, logits, start = SpeechBertPast(), [], 0
+        if family in NOT_STREAMED:
+            with pytest.raises(ValueError, match=f"{family} cannot stream; train from a checkpoint of .*gpt2.*llama"):
+                model.stream(features, past)
+            continue
+        for size in [1, 3, 0, 30, 4, 5, 4, 60, 43]:
+            logits.append(model.stream(features[:, start : start + size], past))
+            start += size
+        logits.append(model.stream(features[:, start:], past, is_last=True))
+        with torch.no_grad():
+            whole = model(features).logits
+        assert past.steps == whole.shape[1]
+        torch.testing.assert_close(torch.cat(logits, dim=1), whole, atol=1e-4, rtol=0)
+
+
+def test_stream_longer_than_learned_positions_raises():
+    past, (features, _) = SpeechBertPast(), make_batch(4 * STEPS)
+    model = make_model("gpt2")
+    assert model.stream(features, past).shape == (1, STEPS, len(UNITS))
+    with pytest.raises(ValueError, match=f"makes {STEPS + 1} steps .* has positions for {STEPS}"):
+        model.stream(features[:, :4], past)
+    assert make_model("llama").stream(features, SpeechBertPast()).shape == (1, STEPS, len(UNITS))
+
+
+def test_stream_of_a_bidirectional_model_or_other_features_raises():
+    features, _ = make_batch(40)
+    with pytest.raises(ValueError, match="attention is bidirectional: each step hears the whole utterance"):
+        make_model("bert").stream(features, SpeechBertPast())
+    with pytest.raises(ValueError, match="input_features have 5 values a frame; this model takes 8"):
+        make_model("gpt2").stream(features[..., :5], SpeechBertPast())
 
 
 @pytest.mark.parametrize("family", [family for family, directions in FAMILIES.items() if directions != BOTH])

@@ -34,7 +34,7 @@ from transformers import (
 
 from hf_speechft import SpeechBertForCTC, SpeechBertProcessor
 from hf_speechft.data.audio import load_audio
-from hf_speechft.decoding import CTCDecoder, NGramLM
+from hf_speechft.decoding import CTCDecoder, NGramLM, StreamingRecognizer
 from hf_speechft.training import finetune
 from hf_speechft.training.finetune import FineTuning, count_needed_steps, main
 from hf_speechft.training.recipes import parse_arguments
@@ -247,6 +247,15 @@ def check_predictions(folder, corpus):
         assert rate_hz == model.config.sampling_rate
 
 
+def check_stream(folder, corpus):
+    model, processor = AutoModelForCTC.from_pretrained(folder), AutoProcessor.from_pretrained(folder)
+    for row in read_predictions(folder):
+        recognizer = StreamingRecognizer(model, processor, sampling_rate=16_000)
+        waveform = load_audio(corpus / "test" / row["utterance_id"], 16_000)
+        pieces = [recognizer.accept(waveform[start : start + 1_280]) for start in range(0, len(waveform), 1_280)]
+        assert "".join([*pieces, recognizer.finish()]) == row["hypothesis"]
+
+
 def test_run_averages_its_best_checkpoints(argv, tmp_path, corpus):
     options = {"average_checkpoints": 3, "save_total_limit": 3, "num_train_epochs": 3, "frontend": "stack"}
     main(argv(tmp_path / "run", **LEARNING | options | {"adapter_layers": 2, "intermediate_ctc_weight": 0.2}))
@@ -277,8 +286,10 @@ def test_run_with_speed_factors_trains_on_every_speed(argv, tmp_path):
 @pytest.mark.parametrize("vocabulary", ["char", "native"])
 def test_run_from_gpt2_hears_too(argv, tmp_path, corpus, vocabulary):
     checkpoint = write_gpt2(tmp_path / "gpt2")
-    main(argv(tmp_path / "run", model_name_or_path=checkpoint, vocabulary=vocabulary, subsampling=2, max_steps=2))
+    options = {"vocabulary": vocabulary, "subsampling": 2, "normalize": "running", "new_learning_rate": 0.05}
+    main(argv(tmp_path / "run", model_name_or_path=checkpoint, max_steps=2, **options))
     check_predictions(tmp_path / "run", corpus)
+    check_stream(tmp_path / "run", corpus)
     assert json.loads((tmp_path / "run" / "config.json").read_text())["backbone_config"]["model_type"] == "gpt2"
 
 

@@ -23,7 +23,7 @@ from hf_speechft.training.recogniser import (
 @pytest.fixture
 def speechbert(argv, tmp_path):
     """A SpeechBERT checkpoint of another front-end than the default, untrained."""
-    options = {"frontend": "rnn", "subsampling": 2, "feature_type": "mfcc", "feature_size": 13}
+    options = {"frontend": "rnn", "subsampling": 2, "feature_type": "mfcc", "feature_size": 13, "normalize": "running"}
     run = FineTuning(parse_arguments(argv(tmp_path / "first", **options)))
     run.trainer.model.save_pretrained(tmp_path / "speechbert")
     run.processor.save_pretrained(tmp_path / "speechbert")
@@ -46,7 +46,7 @@ def test_adopt_speechbert_takes_what_the_checkpoint_decides(speechbert, text_che
     model = adopt_speechbert(ModelArguments(model_name_or_path=str(speechbert), dropout=0.3))
     assert (model.frontend, model.subsampling, model.vocabulary) == ("rnn", 2, "char")
     assert (model.feature_type, model.feature_size, model.sampling_rate) == ("mfcc", 13, 16_000)
-    assert model.dropout == 0.3
+    assert (model.normalize, model.dropout) == ("running", 0.3)
     assert is_speechbert(model)
     assert not is_speechbert(ModelArguments(model_name_or_path=str(text_checkpoint)))
     assert not is_speechbert(ModelArguments(model_name_or_path="nobody/nothing"))
@@ -55,7 +55,7 @@ def test_adopt_speechbert_takes_what_the_checkpoint_decides(speechbert, text_che
 def test_adopt_speechbert_says_which_arguments_it_replaces(speechbert, caplog):
     with caplog.at_level(logging.INFO, logger="hf_speechft"):
         adopt_speechbert(ModelArguments(model_name_or_path=str(speechbert), subsampling=8, frontend="rnn"))
-    assert "and keeps, feature_type mfcc, feature_size 13, subsampling 2" in caplog.text
+    assert "and keeps, feature_type mfcc, feature_size 13, normalize running, subsampling 2" in caplog.text
 
 
 def test_make_model_of_speechbert_goes_on_with_its_weights_and_adds_new_characters(speechbert, argv, tmp_path):
@@ -84,6 +84,19 @@ def test_make_model_of_speechbert_goes_on_with_its_weights_and_adds_new_characte
         torch.testing.assert_close(again(features).logits, logits)
     vocabulary = SpeechBertProcessor.from_pretrained(tmp_path / "grown").tokenizer.get_vocab()
     assert vocabulary == processor.tokenizer.get_vocab()
+
+
+def test_make_model_says_that_a_causal_one_will_not_stream(argv, tmp_path, caplog):
+    for attention, normalize, is_told in [
+        ("causal", "utterance", True),
+        ("causal", "running", False),
+        ("bidirectional", "utterance", False),
+    ]:
+        given, data, _ = parse_arguments(argv(tmp_path / "run", attention=attention, normalize=normalize))
+        caplog.clear()
+        with caplog.at_level(logging.INFO, logger="hf_speechft"):
+            make_model(given, make_processor(given, data, ["a b"]))
+        assert ("will not stream: features are normalised over the utterance" in caplog.text) == is_told
 
 
 def test_make_model_of_incomplete_speechbert_raises(speechbert, argv, tmp_path):
