@@ -1,7 +1,8 @@
 """Step 3, logits become text: beam search with language models, hot words and phrases, times, long recordings."""
 
 from .decoder import CTCDecoder, Hypothesis, Word
-from .longform import TimedWord, Transcript, transcribe
+from .longform import transcribe, transcribe_batch
 from .ngram import NGramLM
+from .transcript import TimedWord, Transcript
 
-__all__ = ["CTCDecoder", "Hypothesis", "NGramLM", "TimedWord", "Transcript", "Word", "transcribe"]
+__all__ = ["CTCDecoder", "Hypothesis", "NGramLM", "TimedWord", "Transcript", "Word", "transcribe", "transcribe_batch"]
