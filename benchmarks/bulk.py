@@ -34,7 +34,6 @@ from hf_speechft.data.demo import plan_corpus
 from hf_speechft.data.spoken import load_spoken
 from hf_speechft.decoding.bulk import BulkTranscriber, plan_batches
 
-BATCH_S = 120.0
 POLL_S = 0.01
 SEED = 0
 
@@ -42,14 +41,14 @@ SEED = 0
 class Watched:
     """The command in a process of its own, and when it finished which batch."""
 
-    def __init__(self, source: Path, out: Path, model: str, threads: int) -> None:
+    def __init__(self, source: Path, out: Path, options: argparse.Namespace) -> None:
         command = [sys.executable, "-m", "accelerate.commands.launch", "-m", "hf_speechft.apps.transcribe_dataset"]
-        command += [str(source), "--output-dir", str(out), "--model", model, "--beams", "1"]
-        environment = os.environ | {"OMP_NUM_THREADS": str(threads)}
+        command += [str(source), "--output-dir", str(out), "--model", options.model, "--beams", "1"]
+        environment = os.environ | {"OMP_NUM_THREADS": str(options.threads)}
         self.out, self.parts = out, set(out.glob("parts/*.jsonl"))
         self.started_s = time.perf_counter()
         self.process = subprocess.Popen(
-            [*command, "--batch-seconds", str(BATCH_S)],
+            [*command, "--batch-seconds", str(options.batch_seconds)],
             env=environment,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -112,8 +111,8 @@ def measure(source: Path, out: Path, options: argparse.Namespace) -> tuple[list[
     longest_s = BulkTranscriber(model, processor).longest_s
     for number, moment in enumerate(moments, 1):
         left = [index for index in range(len(recordings)) if index not in finished]
-        batches = plan_batches(durations_s, left, longest_s=longest_s, batch_seconds=BATCH_S)
-        run = Watched(source, out, options.model, options.threads)
+        batches = plan_batches(durations_s, left, longest_s=longest_s, batch_seconds=options.batch_seconds)
+        run = Watched(source, out, options)
         until_rows = None if moment is None else max(1, round(moment * len(recordings)) - len(finished))
         run.watch(until_rows, random.uniform(0, 1))
         ended_s = time.perf_counter()
@@ -181,6 +180,7 @@ def main() -> None:
     parser.add_argument("--model", default="runs/demo", help="folder of a SpeechBERT model (default: %(default)s)")
     parser.add_argument("--files", type=int, default=10_000, help="to transcribe (default: %(default)s)")
     parser.add_argument("--kills", type=int, default=5, help="default: %(default)s")
+    parser.add_argument("--batch-seconds", type=float, default=120.0, help="default: %(default)s")
     parser.add_argument("--threads", type=int, default=1, help="of torch (default: %(default)s)")
     parser.add_argument("--speech", type=Path, help="folder that keeps the files for another time")
     parser.add_argument("--output", type=Path, help="folder of the results (default: benchmarks/results)")
@@ -195,8 +195,8 @@ def main() -> None:
             "moments (SIGKILL to all of its processes). "
             f"{'; '.join(f'{name}: {value}' for name, value in found.items())}.",
             f"`accelerate launch -m hf_speechft.apps.transcribe_dataset`, one process, {options.threads} thread(s), "
-            f"the demo's model, greedy, batches of {BATCH_S:g} s. Its throughput is counted from the first batch that "
-            "reached the disk to the last one before the kill.",
+            f"the demo's model, greedy, batches of {options.batch_seconds:g} s. Its throughput is counted from the "
+            "first batch that reached the disk to the last one before the kill.",
             "The plain loop loads the files of a batch one by one, calls processor, model.generate and batch_decode, "
             "and keeps texts only, without times of words or files; it goes over the same batches after each kill.",
             f"After its last batch the command took {rows[-1]['after the last batch (s)']:.1f} s to write the rows in "
