@@ -56,21 +56,19 @@ class Watched:
             start_new_session=True,
         )
         self.growth_s: list[float] = []  # when rows appeared
+        self.growth_cpu_s: list[float] = []  # processor time that the command had used by then
         self.lines = b""
 
     def watch(self, until_rows: int | None, then_s: float) -> None:
         """Wait for so many rows and some seconds more, then kill; None waits for the end."""
         deadline_s = None
         while self.process.poll() is None and (deadline_s is None or time.perf_counter() < deadline_s):
-            if self.has_grown():
-                self.growth_s.append(time.perf_counter())
-                if until_rows is not None and deadline_s is None and self.lines.count(b"\n") >= until_rows:
-                    deadline_s = time.perf_counter() + then_s
+            has_enough = self.has_grown() and until_rows is not None and self.lines.count(b"\n") >= until_rows
+            if has_enough and deadline_s is None:
+                deadline_s = time.perf_counter() + then_s
             time.sleep(POLL_S)
         if until_rows is not None:
             os.killpg(self.process.pid, signal.SIGKILL)
-        if self.has_grown():
-            self.growth_s.append(time.perf_counter())
         printed, errors = self.process.communicate()
         wanted = 0 if until_rows is None else -signal.SIGKILL
         if self.process.returncode != wanted:
@@ -83,7 +81,23 @@ class Watched:
             with part.open("rb") as file:
                 file.seek(before)
                 self.lines += file.read()
+        if len(self.lines) > before:
+            self.growth_s.append(time.perf_counter())
+            self.growth_cpu_s.append(session_cpu_s(self.process.pid))
         return len(self.lines) > before
+
+
+def session_cpu_s(session: int) -> float:
+    """Return the processor time that the living processes of a session have used; Linux only."""
+    ticks = 0
+    for file in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = file.read_text().rpartition(")")[2].split()
+        except (FileNotFoundError, ProcessLookupError):  # it has just ended
+            continue
+        if int(fields[3]) == session:
+            ticks += int(fields[11]) + int(fields[12])  # user and system
+    return ticks / os.sysconf("SC_CLK_TCK")
 
 
 @torch.inference_mode()
@@ -113,7 +127,8 @@ def measure(source: Path, out: Path, options: argparse.Namespace) -> tuple[list[
         left = [index for index in range(len(recordings)) if index not in finished]
         batches = plan_batches(durations_s, left, longest_s=longest_s, batch_seconds=options.batch_seconds)
         run = Watched(source, out, options)
-        until_rows = None if moment is None else max(1, round(moment * len(recordings)) - len(finished))
+        measurable = sum(map(len, batches[:2]))
+        until_rows = None if moment is None else max(measurable, round(moment * len(recordings)) - len(finished))
         run.watch(until_rows, random.uniform(0, 1))
         ended_s = time.perf_counter()
         done = {json.loads(line)["index"] for line in run.lines.splitlines(keepends=True) if line.endswith(b"\n")}
@@ -121,10 +136,10 @@ def measure(source: Path, out: Path, options: argparse.Namespace) -> tuple[list[
         timed = [batch for batch in batches if done.issuperset(batch)][1:]  # the first is part of starting
         audio_s = sum(durations_s[index] for batch in timed for index in batch)
         transcribe_plainly(recordings, batches[:1], model, processor)  # warm up
-        plain_s = time.perf_counter()
+        plain_s, plain_cpu_s = time.perf_counter(), time.process_time()
         plain_texts |= transcribe_plainly(recordings, timed, model, processor)
-        plain_s = time.perf_counter() - plain_s
-        bulk_s = run.growth_s[-1] - run.growth_s[0]
+        plain_s, plain_cpu_s = time.perf_counter() - plain_s, time.process_time() - plain_cpu_s
+        bulk_s, bulk_cpu_s = (times[-1] - times[0] for times in (run.growth_s, run.growth_cpu_s))
         rows.append(
             {
                 "start": str(number),
@@ -133,9 +148,12 @@ def measure(source: Path, out: Path, options: argparse.Namespace) -> tuple[list[
                 "audio seconds per second": audio_s / bulk_s,
                 "plain loop": audio_s / plain_s,
                 "share of the plain loop (%)": 100 * plain_s / bulk_s,
+                "share by processor time (%)": 100 * plain_cpu_s / bulk_cpu_s,
                 "audio_s": audio_s,
                 "bulk_s": bulk_s,
                 "plain_s": plain_s,
+                "bulk_cpu_s": bulk_cpu_s,
+                "plain_cpu_s": plain_cpu_s,
                 "after the last batch (s)": ended_s - run.growth_s[-1],
             }
         )
@@ -163,7 +181,8 @@ def check(out: Path, recordings: Dataset, plain_texts: dict[int, str]) -> dict[s
 
 def summarise(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Add a row for all starts, and leave out what is for the JSON file."""
-    audio_s, bulk_s, plain_s = (sum(row[name] for row in rows) for name in ("audio_s", "bulk_s", "plain_s"))
+    names = ("audio_s", "bulk_s", "plain_s", "bulk_cpu_s", "plain_cpu_s")
+    audio_s, bulk_s, plain_s, bulk_cpu_s, plain_cpu_s = (sum(row[name] for row in rows) for name in names)
     total = {
         "start": "all",
         "files": sum(row["files"] for row in rows),
@@ -171,6 +190,7 @@ def summarise(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
         "audio seconds per second": audio_s / bulk_s,
         "plain loop": audio_s / plain_s,
         "share of the plain loop (%)": 100 * plain_s / bulk_s,
+        "share by processor time (%)": 100 * plain_cpu_s / bulk_cpu_s,
     }
     return [{name: row[name] for name in total} for row in rows] + [total]
 
@@ -199,6 +219,7 @@ def main() -> None:
             "first batch that reached the disk to the last one before the kill.",
             "The plain loop loads the files of a batch one by one, calls processor, model.generate and batch_decode, "
             "and keeps texts only, without times of words or files; it goes over the same batches after each kill.",
+            "Where a machine does other work as well, processor time is the fairer of the two shares.",
             f"After its last batch the command took {rows[-1]['after the last batch (s)']:.1f} s to write the rows in "
             "order, to compare them with the references, and to end.",
         ]

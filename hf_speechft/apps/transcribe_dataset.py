@@ -95,9 +95,7 @@ def transcribe_dataset(
     printed. What stopped is continued by the same command, which also tries again what could not be read. With several
     processes: `accelerate launch --num_processes 4 -m hf_speechft.apps.transcribe_dataset`, and the same options.
     """
-    from accelerate import PartialState
-
-    state = PartialState(timeout=LONGEST_WAIT)
+    state = _join_processes(device)
     source = {"config_name": dataset_config_name, "audio_column": audio_column, "text_column": text_column}
     try:
         loaded = load_model(model, device or str(state.device))
@@ -123,6 +121,17 @@ def transcribe_dataset(
     except (ValueError, OSError) as error:
         _complain(error)
         raise typer.Exit(1) from None
+
+
+def _join_processes(device: str | None) -> "PartialState":
+    """Find the other processes that the launcher started, if any."""
+    import torch
+    from accelerate import PartialState
+    from accelerate.utils import parse_flag_from_env
+
+    # Unless it is told so, accelerate takes each of several processes without an accelerator for the only one.
+    on_cpu = device == "cpu" or parse_flag_from_env("ACCELERATE_USE_CPU") or not torch.accelerator.is_available()
+    return PartialState(cpu=on_cpu, timeout=LONGEST_WAIT)
 
 
 def _from_main(state: "PartialState", make: Callable[[], Work]) -> Work:
