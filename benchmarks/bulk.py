@@ -219,7 +219,8 @@ def main() -> None:
             "first batch that reached the disk to the last one before the kill.",
             "The plain loop loads the files of a batch one by one, calls processor, model.generate and batch_decode, "
             "and keeps texts only, without times of words or files; it goes over the same batches after each kill.",
-            "Where a machine does other work as well, processor time is the fairer of the two shares.",
+            "Where a machine does other work as well, processor time is the fairer of the two shares. Load average at "
+            f"the end: {os.getloadavg()[0]:.1f}.",
             f"After its last batch the command took {rows[-1]['after the last batch (s)']:.1f} s to write the rows in "
             "order, to compare them with the references, and to end.",
         ]
