@@ -252,7 +252,6 @@ def _finish(output_dir: Path, output_format: Format, recordings: int, normalizer
 def _summary(rows: Iterable[dict[str, Any]], normalizer: str) -> list[str]:
     """Count, and where there are references, compare."""
     from hf_speechft.data.text import normalize_text
-    from hf_speechft.scoring import count_errors, total
 
     duration_s, errors, references, texts = 0.0, [], [], []
     done = 0
@@ -270,6 +269,8 @@ def _summary(rows: Iterable[dict[str, Any]], normalizer: str) -> list[str]:
         first = errors[0]
         lines.append(f"{len(errors):,} could not be transcribed, the first: {first['utterance_id']}: {first['error']}")
     if references:
+        from hf_speechft.scoring import count_errors, total  # takes seconds to import
+
         wer, cer = (100 * total(count_errors(references, texts, unit)).rate for unit in ("word", "char"))
         lines.append(f"WER {wer:.1f} %, CER {cer:.1f} %")
     return lines
