@@ -12,6 +12,7 @@ from hf_speechft.apps.audit import audit
 from hf_speechft.apps.augment_preview import augment_preview
 from hf_speechft.apps.stream import stream
 from hf_speechft.apps.transcribe import transcribe
+from hf_speechft.apps.transcribe_dataset import transcribe_dataset
 from hf_speechft.apps.tune import tune
 
 # Options that run_finetune.py has too can be written as there, --noise_dir, or as here, --noise-dir.
@@ -28,6 +29,7 @@ app = typer.Typer(
 )
 app.command()(transcribe)
 app.command()(stream)
+app.command(context_settings=EITHER_DASH)(transcribe_dataset)
 app.command()(align)
 app.command(context_settings=EITHER_DASH)(audit)
 app.command()(tune)

@@ -2,7 +2,7 @@
 
 import json
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,44 +10,34 @@ import typer
 
 from hf_speechft.apps.files import Format, output_paths, write_text
 from hf_speechft.apps.models import load_decoder, load_model
-from hf_speechft.data.text import read_text
+from hf_speechft.apps.recognition_options import (
+    BeamsOption,
+    ChunkOption,
+    DeviceOption,
+    HotwordOption,
+    ModelOption,
+    PhrasesOption,
+    read_hotwords,
+    read_phrases,
+)
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from hf_speechft.decoding import CTCDecoder, TimedWord, Transcript
+    from hf_speechft.decoding import CTCDecoder, Transcript
     from hf_speechft.model.modeling_speechbert import SpeechBertForCTC
     from hf_speechft.model.processing_speechbert import SpeechBertProcessor
 
 BLOCK_S = 10.0  # audio between two moves of the progress bar
 BAR_FROM_S = 60.0  # shorter recordings are done before a bar would be read
-GRAMMAR_SUFFIXES = {".jsgf", ".gram"}
 
 
 def transcribe(
     files: Annotated[list[str], typer.Argument(metavar="FILE", help="Audio: wav, flac, mp3, ogg, opus, m4a or webm.")],
-    model: Annotated[
-        str | None,
-        typer.Option(metavar="DIR_OR_ID", help="Folder or Hub id of a SpeechBERT model. Default: runs/demo."),
-    ] = None,
-    beams: Annotated[
-        int | None,
-        typer.Option(min=1, help="Width of the beam; 1 is greedy. Default: as saved beside the model, else greedy."),
-    ] = None,
-    hotword: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="TEXT[:WEIGHT]", help="A word or phrase to listen for; repeat for more. Weight: 5 if not given."
-        ),
-    ] = None,
-    phrases: Annotated[
-        str | None,
-        typer.Option(
-            metavar="FILE",
-            help="The only sentences that may come out: a text file, one a line, or a grammar, .jsgf or .gram. "
-            "For recordings of one utterance, 30 s at most.",
-        ),
-    ] = None,
+    model: ModelOption = None,
+    beams: BeamsOption = None,
+    hotword: HotwordOption = None,
+    phrases: PhrasesOption = None,
     output_format: Annotated[
         Format,
         typer.Option(
@@ -60,15 +50,8 @@ def transcribe(
         str | None,
         typer.Option(metavar="DIR", help="Write a file for each recording, named after it, instead of printing."),
     ] = None,
-    device: Annotated[
-        str | None, typer.Option(help="cpu, cuda, cuda:1, mps… Default: an accelerator if there is one.")
-    ] = None,
-    chunk_s: Annotated[
-        float | None,
-        typer.Option(
-            help="Length of the overlapping chunks that a recording is cut into. Default: 20, or the model's limit."
-        ),
-    ] = None,
+    device: DeviceOption = None,
+    chunk_s: ChunkOption = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Chunks that go through the model at once.")] = 4,
 ) -> None:
     """Transcribe audio files of any length.
@@ -82,8 +65,8 @@ def transcribe(
         raise typer.BadParameter(f"--format {output_format} of several files needs --output-dir DIR to write them to")
     try:
         targets = [None] * len(files) if output_dir is None else output_paths(files, output_dir, output_format)
-        hotwords = _read_hotwords(hotword or [])
-        sentences = None if phrases is None else _read_phrases(phrases)
+        hotwords = read_hotwords(hotword or [])
+        sentences = None if phrases is None else read_phrases(phrases)
         loaded = load_model(model, device)
         decoder = load_decoder(*loaded, beams=beams, hotwords=hotwords, phrases=sentences)
         _check_chunk(*loaded, chunk_s)
@@ -113,31 +96,6 @@ def _choose_format(output_format: Format, as_json: bool) -> Format:
     if as_json and output_format not in (Format.TEXT, Format.JSON):
         raise typer.BadParameter(f"--json and --format {output_format} exclude each other; give one of them")
     return Format.JSON if as_json else output_format
-
-
-def _read_hotwords(options: Sequence[str]) -> dict[str, float]:
-    """Split each `TEXT:WEIGHT`; without a number behind the last colon all of it is text."""
-    from hf_speechft.decoding.knowledge import HOTWORD_WEIGHT
-
-    hotwords = {}
-    for option in options:
-        text, colon, weight = option.rpartition(":")
-        try:
-            hotwords[text if colon else option] = float(weight) if colon else HOTWORD_WEIGHT
-        except ValueError:
-            hotwords[option] = HOTWORD_WEIGHT
-    return hotwords
-
-
-def _read_phrases(file: str) -> list[str] | str:
-    """Read the text of a grammar, or the lines of any other file."""
-    text = read_text(file)
-    if Path(file).suffix.lower() in GRAMMAR_SUFFIXES:
-        return text
-    sentences = [line.strip() for line in text.splitlines() if line.strip()]
-    if not sentences:
-        raise ValueError(f"{file} has no sentences; write one a line")
-    return sentences
 
 
 def _check_chunk(model: "SpeechBertForCTC", processor: "SpeechBertProcessor", chunk_s: float | None) -> None:
@@ -184,29 +142,11 @@ def _render(file: str, transcript: "Transcript", output_format: Format, separato
     if output_format is Format.TEXT:
         return transcript.text + "\n"
     if output_format is Format.JSON:
-        return _json_line(file, transcript)
+        return json.dumps({"file": file, **transcript.to_dict()}, ensure_ascii=False) + "\n"
     from hf_speechft.decoding.subtitles import make_cues, to_srt, to_vtt
 
     cues = make_cues(transcript.words, separator=separator)
     return to_srt(cues) if output_format is Format.SRT else to_vtt(cues)
-
-
-def _json_line(file: str, transcript: "Transcript") -> str:
-    line = {
-        "file": file,
-        "text": transcript.text,
-        "words": [_word_fields(word) for word in transcript.words],
-        "duration_s": round(transcript.duration_s, 3),
-    }
-    if transcript.rejection_score is not None:
-        is_finite = transcript.rejection_score < float("inf")
-        line["rejection_score"] = round(transcript.rejection_score, 3) if is_finite else None
-    return json.dumps(line, ensure_ascii=False) + "\n"
-
-
-def _word_fields(word: "TimedWord") -> dict:
-    fields = {"text": word.text, "start_s": round(word.start_s, 3), "end_s": round(word.end_s, 3)}
-    return fields if word.confidence is None else {**fields, "confidence": round(word.confidence, 4)}
 
 
 def _complain(message: object) -> None:

@@ -17,6 +17,7 @@ _HOME = {
     "NORMALIZERS": "text",
     "normalize_text": "text",
     "load_corpus": "corpora",
+    "load_recordings": "corpora",
     "load_demo": "demo",
     "FilterReport": "filters",
     "filter_corpus": "filters",

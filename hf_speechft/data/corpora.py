@@ -19,12 +19,20 @@ from typing import Any
 from datasets import Audio, ClassLabel, Dataset, DatasetDict, Features, Value, concatenate_datasets, config
 
 from hf_speechft.data.audio import AudioError, audio_duration_s
+from hf_speechft.data.audio_files import list_audio_files
 from hf_speechft.data.filters import FilterReport, filter_corpus
-from hf_speechft.data.readers import AUDIO_COLUMNS, SPLIT_ALIASES, RawSplits, read_source, split_role
+from hf_speechft.data.readers import (
+    AUDIO_COLUMNS,
+    SPLIT_ALIASES,
+    NoCorpusError,
+    RawSplits,
+    read_source,
+    split_role,
+)
 from hf_speechft.data.splits import FRACTIONS, split_indices
 from hf_speechft.data.text import normalize_text
 
-__all__ = ["COLUMNS", "FilterReport", "filter_corpus", "load_corpus"]
+__all__ = ["COLUMNS", "FilterReport", "filter_corpus", "load_corpus", "load_recordings"]
 
 logger = logging.getLogger(__name__)
 
@@ -300,3 +308,63 @@ def _cut_missing_splits(splits: dict[str, Dataset], seed: int) -> DatasetDict:
         counts = ", ".join(f"{len(splits[name])} {name}" for name in FRACTIONS)
         logger.info("no %s split: cut from the training split, which gives %s", " and ".join(missing), counts)
     return DatasetDict({name: splits[name] for name in FRACTIONS})
+
+
+def load_recordings(
+    name_or_path: str | os.PathLike,
+    *,
+    split: str | None = None,
+    config_name: str | None = None,
+    audio_column: str | None = None,
+    text_column: str | None = None,
+    cache_dir: str | os.PathLike | None = None,
+    token: str | None = None,
+) -> Dataset:
+    """Load recordings that are to be transcribed, in the order of their source, with transcripts or without.
+
+    Args:
+        name_or_path: A source as for `load_corpus`, which needs no transcripts here, or a folder with audio files at
+            any depth.
+        split: Name of the split, or several joined by "+"; not needed where there is only one.
+        config_name: Configuration of a Hub data set.
+        audio_column: Name of the column with audio or audio files; found from the usual names otherwise.
+        text_column: Name of the column with transcripts; found from the usual names otherwise, and not required.
+        cache_dir: Where downloads and the durations of many files are kept.
+        token: Hub token for private and gated data sets.
+
+    Returns:
+        Columns `audio` (not decoded), `duration_s` (NaN where the file cannot be read), `utterance_id` (of an audio
+        file its path within the folder) and, where there are transcripts, `reference`, as the source has it.
+
+    Raises:
+        ValueError: The source, a split or a column does not exist, or none of the files can be read.
+    """
+    try:
+        raw = read_source(
+            name_or_path, config_name=config_name, audio_column=audio_column, cache_dir=cache_dir, token=token
+        )
+    except NoCorpusError:
+        raw = {"train": list_audio_files(name_or_path)}
+    data, name = _choose_recordings(raw, split)
+    audio_column = _find_audio_column(data, name, audio_column)
+    audio = data.select_columns([audio_column])
+    audio = audio if audio_column == "audio" else audio.rename_column(audio_column, "audio")
+    audio = audio.cast_column("audio", Audio(decode=False))
+    facts = _read_headers(audio, name, cache_dir)
+    columns = {"duration_s": facts["duration_s"][:], "utterance_id": _unique_ids(data, facts["file_name"][:], name)}
+    if text_column is not None or any(column in data.column_names for column in TEXT_COLUMNS):
+        columns["reference"] = _column_text(data, _find_column(data, name, "text", text_column, TEXT_COLUMNS))
+    features = Features({column: Value("float64" if column == "duration_s" else "string") for column in columns})
+    return concatenate_datasets([audio, Dataset.from_dict(columns, features=features)], axis=1)
+
+
+def _choose_recordings(raw: RawSplits, split: str | None) -> tuple[Dataset, str]:
+    """Find the splits that are named, or the only one, and what to call them."""
+    if split is None:
+        if len(raw) > 1:
+            raise ValueError(f"the corpus has the splits {', '.join(raw)}; name one with --split, or several: a+b")
+        return next(iter(raw.values())), next(iter(raw))
+    parts = [_find_split(raw, part.strip()) for part in split.split("+")]
+    if any(part is None for part in parts):
+        raise ValueError(f"there is no split {split!r}; the corpus has {', '.join(raw)}; name one with --split")
+    return concatenate_datasets(parts) if len(parts) > 1 else parts[0], split

@@ -40,6 +40,10 @@ SPLIT_ALIASES = {
 }  # the names that `datasets` knows for folders and files
 
 
+class NoCorpusError(ValueError):
+    """A folder in which nothing names the audio files and says what they hold."""
+
+
 def read_source(
     source: str | os.PathLike | Mapping[str, str | os.PathLike],
     *,
@@ -218,7 +222,7 @@ def _read_folder(folder: Path, audio_column: str | None, cache_dir: str | os.Pat
             return _build_with_datasets(str(folder), None, cache_dir, None)
         except (OSError, DatasetsError) as error:
             raise ValueError(f"folder {folder} cannot be read by datasets ({error}); give a manifest") from error
-    raise ValueError(
+    raise NoCorpusError(
         f"folder {folder} holds no corpus: no metadata.csv or metadata.jsonl in it or in split folders, no manifest "
         "such as train.csv, no LibriSpeech *.trans.txt; write a metadata.csv with the columns file_name and "
         "transcription"

@@ -1,9 +1,10 @@
 """Step 3, logits become text: beam search with language models, hot words and phrases, times, long recordings."""
 
 from .decoder import CTCDecoder, Hypothesis, Word
-from .longform import TimedWord, Transcript, transcribe
+from .longform import transcribe, transcribe_batch
 from .ngram import NGramLM
 from .streaming import StreamingRecognizer
+from .transcript import TimedWord, Transcript
 
 __all__ = [
     "CTCDecoder",
@@ -14,4 +15,5 @@ __all__ = [
     "Transcript",
     "Word",
     "transcribe",
+    "transcribe_batch",
 ]

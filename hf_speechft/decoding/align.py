@@ -18,7 +18,7 @@ import torch
 
 from .compiled import compiled
 from .log_probs import check_log_probs
-from .longform import TimedWord
+from .transcript import TimedWord
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -15,10 +15,13 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
+from torch.nn.utils.rnn import pad_sequence
 
 from hf_speechft.model.frontend_speechbert import output_lengths
 from hf_speechft.model.modeling_speechbert import best_path
 from hf_speechft.model.tokenization_speechbert import WORD_START
+
+from .transcript import TimedWord, Transcript
 
 if TYPE_CHECKING:
     from hf_speechft.model.modeling_speechbert import SpeechBertForCTC
@@ -27,39 +30,20 @@ if TYPE_CHECKING:
 
     from .decoder import CTCDecoder, Hypothesis
 
-__all__ = ["Chunk", "ChunkPlan", "TimedWord", "Transcript", "cut_chunks", "join_chunks", "plan_chunks", "transcribe"]
+__all__ = [
+    "Chunk",
+    "ChunkPlan",
+    "cut_chunks",
+    "join_chunks",
+    "plan_chunks",
+    "transcribe",
+    "transcribe_batch",
+]
 
 DEFAULT_CHUNK_S = 20.0
 MARGINS_PER_CHUNK = 6  # as stride_length_s of transformers' pipeline
 SEAM_REACH_STEPS = 2  # steps on either side of a seam on which both chunks should agree
 PASSAGE_S = 30.0  # what a beam search takes at once, at most
-
-
-@dataclass(frozen=True)
-class TimedWord:
-    """A word, when it was spoken, in seconds from the recording's start, and how sure it is, if that is known."""
-
-    text: str
-    start_s: float
-    end_s: float
-    confidence: float | None = None
-
-
-@dataclass(frozen=True)
-class Transcript:
-    """What was said in a recording.
-
-    Attributes:
-        text: The words, joined as the vocabulary joins them.
-        words: When each was spoken.
-        duration_s: How long the recording lasts.
-        rejection_score: See `hf_speechft.decoding.Hypothesis`; `None` unless the decoder has phrases.
-    """
-
-    text: str
-    words: list[TimedWord]
-    duration_s: float
-    rejection_score: float | None = None
 
 
 @dataclass(frozen=True)
@@ -135,8 +119,6 @@ def transcribe(
         ValueError: The recording is shorter than a frame, or longer than 30 s where the decoder has phrases; the chunk
             does not fit the model, or the model is in training mode.
     """
-    if model.training:
-        raise ValueError("the model is in training mode, which masks and drops inputs; call model.eval() first")
     if batch_size < 1:
         raise ValueError(f"batch_size is {batch_size}; it needs to be 1 or more")
     plan = plan_chunks(model, processor, chunk_s)
@@ -159,7 +141,50 @@ def transcribe(
         for first_step, hypothesis in _search(join_chunks(chunks), decoder, round(PASSAGE_S / step_s)):
             words += _timed_words(hypothesis, first_step, step_s)
             rejection_score = hypothesis.rejection_score  # with phrases there is one passage
-    duration_s = total_samples / sampling_rate_hz
+    return _transcript(words, total_samples / sampling_rate_hz, decoder, rejection_score)
+
+
+@torch.inference_mode()
+def transcribe_batch(
+    waveforms: Sequence[np.ndarray],
+    model: "SpeechBertForCTC",
+    processor: "SpeechBertProcessor",
+    *,
+    decoder: "CTCDecoder | None" = None,
+) -> list[Transcript]:
+    """Transcribe recordings of a chunk or less, all at once; each gives what `transcribe` gives for it alone.
+
+    Args:
+        waveforms: The recordings, float32 `(samples,)` each, at the processor's sampling rate.
+        model: In evaluation mode; its device is used.
+        processor: The one that was saved with the model.
+        decoder: A beam search for the processor's units; without one the best unit of each step is taken.
+
+    Returns:
+        A transcript of each.
+
+    Raises:
+        ValueError: A recording is shorter than a frame, or the model is in training mode.
+    """
+    rate_hz = processor.feature_extractor.sampling_rate
+    step_s = model.config.inputs_to_logits_ratio / rate_hz
+    recordings = ((0, waveform) for waveform in waveforms)
+    chunks = list(_recognise(recordings, model, processor, len(waveforms), with_log_probs=decoder is not None))
+    if decoder is None:
+        words = [list(_words([chunk.steps], processor.tokenizer, step_s)) for chunk in chunks]
+        scores = [None] * len(chunks)
+    else:
+        padded = pad_sequence([torch.from_numpy(chunk.steps) for chunk in chunks], batch_first=True)
+        nbest = decoder.decode(padded, [len(chunk.steps) for chunk in chunks])
+        words = [list(_timed_words(hypotheses[0], 0, step_s)) for hypotheses in nbest]
+        scores = [hypotheses[0].rejection_score for hypotheses in nbest]
+    durations_s = [len(waveform) / rate_hz for waveform in waveforms]
+    return [_transcript(*one, decoder, score) for *one, score in zip(words, durations_s, scores, strict=True)]
+
+
+def _transcript(
+    words: list[TimedWord], duration_s: float, decoder: "CTCDecoder | None", rejection_score: float | None
+) -> Transcript:
     if words and words[-1].end_s > duration_s:  # the last step may reach beyond the last sample
         words[-1] = replace(words[-1], end_s=duration_s)
     separator = " " if decoder is None else decoder.units.separator
@@ -284,13 +309,16 @@ def _recognise(
     with_log_probs: bool,
 ) -> Iterator[Chunk]:
     """Run the model over the chunks, several at once."""
+    if model.training:
+        raise ValueError("the model is in training mode, which masks and drops inputs; call model.eval() first")
     extractor = processor.feature_extractor
     while batch := list(islice(chunks, batch_size)):
         starts, waveforms = zip(*batch, strict=True)
-        if len(waveforms[0]) < extractor.frame_length:
+        shortest = min(map(len, waveforms))
+        if shortest < extractor.frame_length:
             raise ValueError(
-                f"the recording lasts {len(waveforms[0]) / extractor.sampling_rate * 1000:.1f} ms; one frame of "
-                f"features needs {extractor.frame_length_ms:g} ms"
+                f"the recording lasts {shortest / extractor.sampling_rate * 1000:.1f} ms; one frame of features needs "
+                f"{extractor.frame_length_ms:g} ms"
             )
         inputs = processor(audio=list(waveforms), sampling_rate=extractor.sampling_rate, device=model.device)
         logits = model(inputs["input_features"], inputs["attention_mask"]).logits  # (batch, steps, vocab)

@@ -17,7 +17,8 @@ from hf_speechft.model.modeling_speechbert import SpeechBertPast
 from hf_speechft.model.tokenization_speechbert import WORD_START
 
 from .feature_stream import FeatureStream, to_float
-from .longform import TimedWord, decode_words, last_word_start
+from .longform import decode_words, last_word_start
+from .transcript import TimedWord
 
 if TYPE_CHECKING:
     from hf_speechft.model.modeling_speechbert import SpeechBertForCTC

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 
-from .longform import TimedWord
+from .transcript import TimedWord
 
 __all__ = ["Cue", "make_cues", "to_json", "to_srt", "to_vtt"]
 

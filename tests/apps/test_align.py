@@ -25,7 +25,7 @@ from hf_speechft.apps.align import _as_written, _time_map
 from hf_speechft.apps.command import app
 from hf_speechft.data.audio import load_audio
 from hf_speechft.decoding.align import align_words
-from hf_speechft.decoding.longform import TimedWord
+from hf_speechft.decoding.transcript import TimedWord
 
 ROOT = Path(__file__).resolve().parents[2]
 RATE_HZ = 16_000

@@ -245,18 +245,6 @@ def test_transcribe_unusable_words_are_one_line_of_error(model_folder, clip, opt
     assert result.stderr.count("\n") == 1
 
 
-@pytest.mark.parametrize(
-    ("options", "expected"),
-    [
-        (["zoltan"], {"zoltan": 5.0}),
-        (["zoltan:8", "turn on:-2.5"], {"zoltan": 8.0, "turn on": -2.5}),
-        (["8", "at 10:30 sharp"], {"8": 5.0, "at 10:30 sharp": 5.0}),
-    ],
-)
-def test_read_hotwords_number_behind_the_last_colon_is_the_weight(options, expected):
-    assert transcribe_module._read_hotwords(options) == expected
-
-
 def test_transcribe_hot_words_match_a_decoder_with_them(model_folder, clip):
     processor = SpeechBertProcessor.from_pretrained(model_folder)
     log_probs = log_probs_of(model_folder, clip)

@@ -12,7 +12,7 @@ from datasets import Audio, ClassLabel, Dataset, DatasetDict
 
 from hf_speechft.data import corpora
 from hf_speechft.data.audio import AudioError, load_audio
-from hf_speechft.data.corpora import COLUMNS, filter_corpus, load_corpus
+from hf_speechft.data.corpora import COLUMNS, filter_corpus, load_corpus, load_recordings
 
 
 def write_clip(path, duration_s=0.5, rate_hz=8_000):
@@ -409,3 +409,51 @@ def test_load_corpus_where_the_cache_cannot_be_written_reads_the_headers(tmp_pat
     (tmp_path / "cache").write_text("a file")
     assert header_reads(tmp_path / "corpus")[0] == 12
     assert header_reads(tmp_path / "corpus")[0] == 12
+
+
+def test_load_recordings_of_a_plain_folder_needs_nothing_but_audio(tmp_path):
+    for number, name in enumerate(("b.wav", "a/b.wav", "a/a.flac")):
+        write_clip(tmp_path / name, 0.2 * (number + 1))
+    (tmp_path / "broken.wav").write_bytes(b"no sound")
+    (tmp_path / "notes.csv").write_text("file,remark\n")
+    recordings = load_recordings(tmp_path)
+    assert recordings.column_names == ["audio", "duration_s", "utterance_id"]
+    assert recordings["utterance_id"][:] == ["a/a.flac", "a/b.wav", "b.wav", "broken.wav"]
+    assert recordings["duration_s"][:3] == pytest.approx([0.6, 0.4, 0.2])
+    assert math.isnan(recordings["duration_s"][3])
+    assert len(load_audio(recordings[2]["audio"], 16_000)) == 3_200
+
+
+def test_load_recordings_keeps_the_order_and_the_transcripts_of_the_source(tmp_path):
+    rows = [["z.wav", "Hello, You!"], ["a.wav", ""]]
+    for name, _ in rows:
+        write_clip(tmp_path / name)
+    write_rows(tmp_path / "metadata.csv", ["file_name", "transcription"], rows)
+    recordings = load_recordings(tmp_path)
+    assert recordings["utterance_id"][:] == ["z.wav", "a.wav"]
+    assert recordings["reference"][:] == ["Hello, You!", ""]
+
+
+def test_load_recordings_of_a_manifest_without_transcripts(tmp_path):
+    write_clip(tmp_path / "a.wav")
+    write_rows(tmp_path / "calls.csv", ["file_name", "caller"], [["a.wav", "x"]])
+    assert load_recordings(tmp_path / "calls.csv").column_names == ["audio", "duration_s", "utterance_id"]
+    with pytest.raises(ValueError, match="has no column 'said'; its columns are file_name, caller"):
+        load_recordings(tmp_path / "calls.csv", text_column="said")
+    assert load_recordings(tmp_path / "calls.csv", text_column="caller")["reference"][:] == ["x"]
+
+
+def test_load_recordings_takes_the_splits_that_are_named(tmp_path):
+    folder = audio_folder(tmp_path, clips=2)
+    assert load_recordings(folder, split="validation")["utterance_id"][:] == ["validation0.wav", "validation1.wav"]
+    both = load_recordings(folder, split="test+train")
+    assert both["utterance_id"][:] == ["test0.wav", "test1.wav", "train0.wav", "train1.wav"]
+    with pytest.raises(ValueError, match=r"has the splits test, train, validation; name one with --split"):
+        load_recordings(folder)
+    with pytest.raises(ValueError, match="there is no split 'other'; the corpus has test, train, validation"):
+        load_recordings(folder, split="train+other")
+
+
+def test_load_recordings_of_a_folder_without_audio_raises(tmp_path):
+    with pytest.raises(ValueError, match="has no audio files"):
+        load_recordings(tmp_path)

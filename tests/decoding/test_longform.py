@@ -31,6 +31,7 @@ from hf_speechft.decoding.longform import (
     join_chunks,
     plan_chunks,
     transcribe,
+    transcribe_batch,
 )
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -497,3 +498,33 @@ def test_transcribe_real_speech_matches_direct_path(model, processor, decoded_id
     path = sorted((speech_folder / "an4" / "test").rglob("*.flac"))[0]
     transcribe(stream_audio(path, RATE_HZ, 1.0), model, processor)
     assert decoded_ids == direct_ids(model, processor, load_audio(path, RATE_HZ))
+
+
+@pytest.mark.parametrize(
+    "options", [None, {"beam_width": 4, "hotwords": ["the zoo"]}, {"phrases": ["the zoo", "a zoo"]}], ids=str
+)
+def test_transcribe_batch_gives_what_transcribe_gives_for_each_alone(model, processor, options):
+    decoder = None if options is None else CTCDecoder.from_processor(processor, **options)
+    waveforms = [make_sound(duration_s, seed) for seed, duration_s in enumerate((0.025, 2.03, 5.0, 0.7))]
+    together = transcribe_batch(waveforms, model, processor, decoder=decoder)
+    for waveform, transcript in zip(waveforms, together, strict=True):
+        alone = transcribe([waveform], model, processor, decoder=decoder)
+        assert (transcript.text, transcript.duration_s) == (alone.text, alone.duration_s)
+        assert timed(transcript.words) == [(word.text, word.start_s, word.end_s) for word in alone.words]
+        assert [word.confidence for word in transcript.words] == [
+            word.confidence and pytest.approx(word.confidence, abs=1e-3) for word in alone.words
+        ]
+        assert transcript.rejection_score == (
+            alone.rejection_score if alone.rejection_score is None else pytest.approx(alone.rejection_score, abs=1e-2)
+        )
+    assert len({transcript.text for transcript in together}) > (1 if options and "phrases" in options else 2)
+
+
+def test_transcribe_batch_with_one_that_is_too_short_raises(model, processor):
+    with pytest.raises(ValueError, match=r"lasts 6\.2 ms; one frame of features needs 25 ms"):
+        transcribe_batch([make_sound(1.0), np.zeros(100, np.float32)], model, processor)
+
+
+def test_transcribe_batch_model_in_training_raises(processor):
+    with pytest.raises(ValueError, match=r"call model\.eval\(\)"):
+        transcribe_batch([make_sound(1.0)], make_model().train(), processor)

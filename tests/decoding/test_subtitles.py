@@ -9,8 +9,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from hf_speechft.decoding.longform import TimedWord
 from hf_speechft.decoding.subtitles import Cue, make_cues, to_json, to_srt, to_vtt
+from hf_speechft.decoding.transcript import TimedWord
 
 TOLERANCE_S = 1e-6
 
