@@ -58,7 +58,7 @@ class RunFacts:
         decodings: The test split, decoded in other ways, in the order of the predictions.
         log_history: The Trainer's log.
         optimizer_steps: Updates made.
-        epochs: Epochs made.
+        epochs: Epochs made; None where the training split was streamed.
         minutes: Minutes from the first update to the last, evaluations included.
         warmup: The stage on synthetic speech, if there was one.
         averaged: Checkpoints whose weights were averaged; none where the weights are the best checkpoint's.
@@ -74,7 +74,7 @@ class RunFacts:
     decodings: Sequence[Decoding]
     log_history: Sequence[Mapping[str, float]]
     optimizer_steps: int
-    epochs: float
+    epochs: float | None
     minutes: float
     averaged: Sequence[str] = ()
     warmup: WarmupFacts | None = None
