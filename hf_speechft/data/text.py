@@ -40,8 +40,8 @@ def normalize_cased(text: str) -> str:
     >>> normalize_cased("Cafe\u0301 au  lait,\u00a0s'il vous plaît!")
     "Café au lait, s'il vous plaît!"
     """
-    text = unicodedata.normalize("NFC", text)
-    return " ".join("".join(character for character in text if unicodedata.category(character) != "Cf").split())
+    visible = "".join(character for character in text if unicodedata.category(character) != "Cf")
+    return " ".join(unicodedata.normalize("NFC", visible).split())
 
 
 def normalize_basic(text: str) -> str:
@@ -87,9 +87,9 @@ def normalize_english(text: str) -> str:
 
 NORMALIZERS: dict[str, Callable[[str], str]] = {
     "none": keep_text,
-    "cased": normalize_cased,
     "basic": normalize_basic,
     "english": normalize_english,
+    "cased": normalize_cased,
 }
 
 

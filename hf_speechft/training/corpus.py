@@ -111,12 +111,14 @@ def advise_metric(transcripts: list[str], metric: str | None) -> None:
 
 
 def _check_mix(data: DataArguments) -> None:
-    if not data.mix_datasets and not data.mix_weights:
+    if not data.mix_datasets:
+        if data.mix_weights:
+            raise ValueError("--mix_weights needs --mix_datasets, the corpora to mix with --dataset")
         return
     try:
         check_mix(_mix_names(data), data.mix_weights, data.mix_stopping_strategy)
     except ValueError as error:
-        raise ValueError(f"--mix_datasets with --mix_weights: {error}") from None
+        raise ValueError(f"--mix_datasets: {error}") from None
 
 
 def _mix_names(data: DataArguments) -> list[str]:
