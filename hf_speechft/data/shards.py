@@ -101,7 +101,7 @@ def stream_shards(files: ShardFiles) -> dict[str, IterableDataset]:
         return {
             split: IterableDataset.from_generator(
                 read_tars,
-                gen_kwargs={"files": list(shards), "columns": list_columns(shards[0])},
+                gen_kwargs={"files": list(shards), "columns": list_columns(shards[0])},  # shared out by the list
                 features=_tar_features(list_columns(shards[0])),
             )
             for split, shards in files.items()
@@ -136,12 +136,12 @@ def _read_tars(files: list[str], cache_dir: str | os.PathLike | None) -> Dataset
     return data.cast_column("audio", Audio(decode=False))
 
 
-def _tar_features(columns: list[str]) -> Features:
+def _tar_features(columns: Sequence[str]) -> Features:
     sound = {"bytes": Value("binary"), "path": Value("string")}
     return Features({"audio": sound} | {name: Value("string") for name in columns})
 
 
-def list_columns(file: str) -> list[str]:
+def list_columns(file: str) -> tuple[str, ...]:
     """Name the columns of a webdataset besides `audio`, which are those of its first utterance.
 
     Raises:
@@ -156,7 +156,7 @@ def list_columns(file: str) -> list[str]:
             f"{file} is no webdataset of speech: its first files, {', '.join(names)}, hold no sound; an utterance is "
             "0001.flac and 0001.txt or 0001.json, one after the other"
         )
-    return [name for name in row if name != "audio"]
+    return tuple(name for name in row if name != "audio")
 
 
 def read_tars(files: Sequence[str], columns: Sequence[str]) -> Iterator[dict[str, Any]]:

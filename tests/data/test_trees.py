@@ -77,7 +77,7 @@ def test_load_corpus_ljspeech_takes_the_transcript_in_words(tmp_path):
 
 def test_read_tree_ljspeech_matches_torchaudio(tmp_path):
     ljspeech(tmp_path / "LJSpeech-1.1")
-    reference = torchaudio.datasets.LJSPEECH(tmp_path, folder_in_archive="LJSpeech-1.1")
+    reference = torchaudio.datasets.LJSPEECH(tmp_path)
     split = read_tree(tmp_path / "LJSpeech-1.1")["train"]
     # The reader of torchaudio decodes in its `__getitem__`, hence its table.
     assert [row[0] for row in reference._flist] == split["utterance_id"][:]

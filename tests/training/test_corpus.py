@@ -50,21 +50,16 @@ def make_processor(text_checkpoint, texts, normalizer="basic", **options):
 
 
 @pytest.mark.parametrize("normalizer", ["basic", "cased", "none"])
-@pytest.mark.parametrize("script", SCRIPTS)
-def test_transcripts_of_any_script_become_units_and_text_again(script, normalizer, text_checkpoint, tmp_path):
-    folder = write_corpus(tmp_path, SCRIPTS[script])
+def test_transcripts_of_any_script_become_units_and_text_again(normalizer, text_checkpoint, tmp_path):
+    folder = write_corpus(tmp_path, [text for texts in SCRIPTS.values() for text in texts])
     train = load_corpus(folder, normalizer=normalizer)["train"]
     processor = make_processor(text_checkpoint, train["text"], normalizer)
     for text in train["text"]:
-        ids = processor(text=text)["input_ids"]
+        ids = processor(text=text)["input_ids"][0].tolist()
         assert processor.tokenizer.unk_token_id not in ids
         assert processor.decode(ids, group_tokens=False) == text
-    if normalizer == "basic":
-        assert not set("،.!。።፣।’") & set("".join(train["text"]))
-    if normalizer == "cased":
-        assert any(character in "،.!。።፣।" for character in "".join(train["text"])) == (
-            script != "Arabic without harakat"
-        )
+    marks = set("،.!。።፣।") & set("".join(train["text"]))
+    assert marks == (set() if normalizer == "basic" else set("،.!。።፣।") - {"."})
 
 
 def test_vowel_signs_are_units_of_their_own_and_a_composed_letter_is_one(text_checkpoint, tmp_path):
