@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
@@ -17,6 +18,8 @@ from hf_speechft.data.passes import SpeechStream
 from hf_speechft.training.arguments import DataArguments, SpeechTrainingArguments
 from hf_speechft.training.checkpoints import STREAM_FOLDER
 from hf_speechft.training.trainer import SpeechTrainer
+
+logger = logging.getLogger(__name__)
 
 
 def check_streaming(data: DataArguments, training: SpeechTrainingArguments) -> None:
@@ -89,7 +92,7 @@ def _find_reason(
 
 
 class StreamTrainer(SpeechTrainer):
-    """Trains on a `SpeechStream`, of which each process reads its own part."""
+    """Trains on a `SpeechStream`, of which each process reads its own part; its batches are in the stream's order."""
 
     train_dataset: SpeechStream
 
@@ -129,8 +132,11 @@ class StreamTrainer(SpeechTrainer):
             ValueError: No utterance of the stream can be learned from.
         """
         output = super().train(*args, **kwargs)
+        report = self.report()
         if not self.state.global_step:
-            raise ValueError(f"nothing is left to use; {self.report()}; give other data or relax the limits")
+            raise ValueError(f"nothing is left to use; {report}; give other data or relax the limits")
+        if self.is_world_process_zero():
+            logger.log(logging.WARNING if report.dropped else logging.INFO, "%s", report)
         return output
 
 
