@@ -1,6 +1,7 @@
 """The speech that a run's arguments name: one corpus or a mix of several, loaded or streamed, and its transcripts."""
 
 import logging
+from pathlib import Path
 
 from datasets import Dataset, DatasetDict, IterableDataset
 
@@ -108,6 +109,19 @@ def advise_metric(transcripts: list[str], metric: str | None) -> None:
             "the transcripts are in a script without spaces, where WER counts whole sentences; read CER instead, and "
             "choose the best checkpoint by it with --metric_for_best_model cer"
         )
+
+
+def describe_sources(data: DataArguments) -> dict[str, str]:
+    """Say for the model card what was mixed, and whether it was streamed, which its table of splits does not say."""
+    described = {}
+    if data.mix_datasets:
+        names = [Path(name).name for name in _mix_names(data)]
+        total = sum(data.mix_weights)
+        shares = zip(names, data.mix_weights, strict=True)
+        described["training data mixed"] = ", ".join(f"{weight / total:.0%} {name}" for name, weight in shares)
+    if data.streaming:
+        described["training data streamed"] = f"{data.shuffle_buffer} utterances shuffled at a time"
+    return described
 
 
 def _check_mix(data: DataArguments) -> None:

@@ -14,6 +14,7 @@ from hf_speechft.data.corpora import load_corpus
 from hf_speechft.training.arguments import DataArguments
 from hf_speechft.training.corpus import (
     advise_metric,
+    describe_sources,
     list_transcripts,
     list_vocabulary_texts,
     mix_training_split,
@@ -155,6 +156,14 @@ def test_advise_metric_says_where_words_are_no_measure(metric, said, caplog):
     assert ("--metric_for_best_model cer" in caplog.text) == said
     advise_metric(["turn on the light"], metric)
     assert caplog.text.count("without spaces") == said
+
+
+def test_describe_sources_says_what_was_mixed_and_streamed(corpora):
+    assert describe_sources(DataArguments(dataset="demo")) == {}
+    assert describe_sources(mixed(corpora, streaming=True)) == {
+        "training data mixed": "25% main, 75% more",
+        "training data streamed": "1000 utterances shuffled at a time",
+    }
 
 
 def test_list_transcripts_of_a_stream_takes_its_beginning(monkeypatch):
