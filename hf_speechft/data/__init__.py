@@ -17,6 +17,8 @@ _HOME = {
     "NORMALIZERS": "text",
     "normalize_text": "text",
     "load_corpus": "corpora",
+    "stream_corpus": "streaming",
+    "SpeechStream": "passes",
     "load_demo": "demo",
     "FilterReport": "filters",
     "filter_corpus": "filters",
