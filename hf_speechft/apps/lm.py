@@ -27,6 +27,7 @@ class Normalizer(StrEnum):
     NONE = "none"
     BASIC = "basic"
     ENGLISH = "english"
+    CASED = "cased"
 
 
 NormalizerOption = Annotated[

@@ -18,6 +18,8 @@ _HOME = {
     "normalize_text": "text",
     "load_corpus": "corpora",
     "load_recordings": "corpora",
+    "stream_corpus": "streaming",
+    "SpeechStream": "passes",
     "load_demo": "demo",
     "FilterReport": "filters",
     "filter_corpus": "filters",

@@ -17,7 +17,7 @@ class SpeechCollator:
     """Decode, augment and pad rows `{audio, text}` for the Trainer (`remove_unused_columns=False`).
 
     A row with the column `speed` (`augment.expand_speeds`) is played at that speed; one that is `augmented`
-    (`augment.mark_augmented`), hence no row of an evaluation, is augmented.
+    (`augment.mark_augmented`), hence no row of an evaluation, is augmented. A row of a stream names its own `epoch`.
 
     A worker of a data loader that collates outlives the SIGTERM of a cluster (`workers.py`).
 
@@ -103,7 +103,7 @@ class SpeechCollator:
                 return waveform
             from hf_speechft.data.augment import draw_generator
 
-            generator = draw_generator(self.seed, int(self._epoch), _name(row))
+            generator = draw_generator(self.seed, int(row.get("epoch", self._epoch)), _name(row))
             return np.asarray(self.augment(waveform, self.sampling_rate_hz, generator), dtype=np.float32)
         except ValueError as error:
             raise ValueError(f"utterance {_name(row)}: {error}") from error

@@ -16,19 +16,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from datasets import Audio, ClassLabel, Dataset, DatasetDict, Features, Value, concatenate_datasets, config
+from datasets import Audio, Dataset, DatasetDict, Features, Value, concatenate_datasets, config
 
 from hf_speechft.data.audio import AudioError, audio_duration_s
 from hf_speechft.data.audio_files import list_audio_files
+from hf_speechft.data.columns import ColumnNames, find_columns, to_text
 from hf_speechft.data.filters import FilterReport, filter_corpus
-from hf_speechft.data.readers import (
-    AUDIO_COLUMNS,
-    SPLIT_ALIASES,
-    NoCorpusError,
-    RawSplits,
-    read_source,
-    split_role,
-)
+from hf_speechft.data.raw_splits import SPLIT_ALIASES, RawSplits, split_role
+from hf_speechft.data.readers import NoCorpusError, read_source
 from hf_speechft.data.splits import FRACTIONS, split_indices
 from hf_speechft.data.text import normalize_text
 
@@ -37,10 +32,6 @@ __all__ = ["COLUMNS", "FilterReport", "filter_corpus", "load_corpus", "load_reco
 logger = logging.getLogger(__name__)
 
 COLUMNS = ("audio", "text", "speaker_id", "duration_s", "utterance_id")
-TEXT_COLUMNS = (
-    "text", "transcription", "transcript", "sentence", "normalized_text", "raw_transcription", "raw_text",
-)  # fmt: skip
-SPEAKER_COLUMNS = ("speaker_id", "speaker", "spk_id", "spk", "client_id", "speaker_name", "user_id")
 
 
 def load_corpus(
@@ -66,8 +57,9 @@ def load_corpus(
 
     Args:
         name_or_path: "demo"; an audio folder (`metadata.csv` with `file_name` and a transcript); a manifest (.csv,
-            .tsv, .jsonl, .json, .parquet); a mapping from split to manifest or folder; a LibriSpeech tree; or the id
-            of a data set on the Hub. What exists locally comes before the Hub.
+            .tsv, .jsonl, .json, .parquet); a mapping from split to manifest or folder; a tree of LibriSpeech, Common
+            Voice or LJSpeech; parquet or webdataset tar shards (a folder, a file, or a pattern such as
+            "shards/*.tar"); or the id of a data set on the Hub. What exists locally comes before the Hub.
         config_name: Configuration of a Hub data set.
         train_split: Name of the training split in the source; several are joined by "+".
         validation_split: Likewise; None cuts it from the training split.
@@ -85,7 +77,7 @@ def load_corpus(
         ValueError: The source, a split or a column does not exist; the message lists those that do.
     """
     normalize_text("", normalizer)  # a misspelled name must fail before a download
-    if name_or_path == "demo" and not Path("demo").exists():
+    if is_demo(name_or_path):
         from hf_speechft.data.demo import load_demo  # not needed, nor installed, for other corpora
 
         return load_demo(seed=seed, cache_dir=cache_dir)
@@ -93,18 +85,48 @@ def load_corpus(
         name_or_path, config_name=config_name, audio_column=audio_column, cache_dir=cache_dir, token=token
     )
     wanted = {"train": train_split, "validation": validation_split, "test": test_split}
-    chosen = _choose_splits(raw, wanted)
-    splits = {
-        name: _standardize(data, name, audio_column, text_column, speaker_column, normalizer, cache_dir)
-        for name, data in chosen.items()
-    }
+    named = ColumnNames(audio_column, text_column, speaker_column)
+    chosen = choose_splits(raw, wanted)
+    splits = {name: _standardize(data, name, named, normalizer, cache_dir) for name, data in chosen.items()}
     if class_column is not None and class_column not in COLUMNS:
         splits["train"] = _keep_classes(splits["train"], chosen["train"], class_column)
     return _cut_missing_splits(splits, seed)
 
 
-def _choose_splits(raw: RawSplits, wanted: dict[str, str | None]) -> RawSplits:
-    """Find the wanted splits by name or alias; a missing one is left out if its name is only the default."""
+def load_training_split(
+    name_or_path: str | os.PathLike, *, normalizer: str = "basic", cache_dir: str | os.PathLike | None = None
+) -> Dataset:
+    """Load the training split of a corpus, nothing cut from it: one that is added to another corpus.
+
+    Args:
+        name_or_path: As for `load_corpus`; columns need to have the usual names.
+        normalizer: Name of the text normaliser.
+        cache_dir: As for `load_corpus`.
+
+    Raises:
+        ValueError: As for `load_corpus`.
+    """
+    if is_demo(name_or_path):
+        return load_corpus(name_or_path, cache_dir=cache_dir)["train"]
+    raw = choose_splits(read_source(name_or_path, cache_dir=cache_dir), {"train": "train"})
+    return _standardize(raw["train"], "train", ColumnNames(), normalizer, cache_dir)
+
+
+def is_demo(name_or_path: object) -> bool:
+    """Tell whether a source is the built-in corpus."""
+    return name_or_path == "demo" and not Path("demo").exists()
+
+
+def choose_splits(raw: RawSplits, wanted: dict[str, str | None]) -> RawSplits:
+    """Find the wanted splits by name or alias; a missing one is left out if its name is only the default.
+
+    Args:
+        raw: Splits of a source, or streams of them.
+        wanted: For train, validation and test the name in the source; several are joined by "+".
+
+    Raises:
+        ValueError: A split that was named, or one to train on, is not there.
+    """
     chosen: RawSplits = {}
     for role, expression in wanted.items():
         if expression is None:
@@ -136,30 +158,16 @@ def _no_split(raw: RawSplits, role: str, name: str) -> str:
 
 
 def _standardize(
-    raw: Dataset,
-    split: str,
-    audio_column: str | None,
-    text_column: str | None,
-    speaker_column: str | None,
-    normalizer: str,
-    cache_dir: str | os.PathLike | None,
+    raw: Dataset, split: str, named: ColumnNames, normalizer: str, cache_dir: str | os.PathLike | None
 ) -> Dataset:
     """Give a raw split the columns of `COLUMNS`; the audio itself is not copied."""
-    audio_column = _find_audio_column(raw, split, audio_column)
-    text_column = _find_column(raw, split, "text", text_column, TEXT_COLUMNS)
-    has_speakers = speaker_column is not None or any(name in raw.column_names for name in SPEAKER_COLUMNS)
-    if has_speakers:
-        speaker_column = _find_column(raw, split, "speaker", speaker_column, SPEAKER_COLUMNS)
-        speakers = _column_text(raw, speaker_column)
-    else:
-        speakers = [""] * len(raw)
-    audio = raw.select_columns([audio_column])
-    audio = audio if audio_column == "audio" else audio.rename_column(audio_column, "audio")
-    audio = audio.cast_column("audio", Audio(decode=False))
+    columns = find_columns(raw, split, named)
+    speakers = [""] * len(raw) if columns.speaker is None else _column_text(raw, columns.speaker)
+    audio = _select_audio(raw, columns.audio)
     facts = _read_headers(audio, split, cache_dir)
     labels = Dataset.from_dict(
         {
-            "text": [normalize_text(text, normalizer) for text in _column_text(raw, text_column)],
+            "text": [normalize_text(text, normalizer) for text in _column_text(raw, columns.text)],
             "speaker_id": speakers,
             "duration_s": facts["duration_s"][:],
             "utterance_id": _unique_ids(raw, facts["file_name"][:], split),
@@ -169,6 +177,12 @@ def _standardize(
     return concatenate_datasets([audio, labels], axis=1)
 
 
+def _select_audio(raw: Dataset, column: str) -> Dataset:
+    audio = raw.select_columns([column])
+    audio = audio if column == "audio" else audio.rename_column(column, "audio")
+    return audio.cast_column("audio", Audio(decode=False))
+
+
 def _keep_classes(train: Dataset, raw: Dataset, column: str) -> Dataset:
     if column not in raw.column_names:
         columns = ", ".join(name for name in raw.column_names if name != "utterance_id")  # which readers.py adds
@@ -176,42 +190,8 @@ def _keep_classes(train: Dataset, raw: Dataset, column: str) -> Dataset:
     return train.add_column(column, _column_text(raw, column))
 
 
-def _find_audio_column(raw: Dataset, split: str, named: str | None) -> str:
-    if named is None:
-        decodable = [name for name, feature in raw.features.items() if isinstance(feature, Audio)]
-        if decodable:
-            return next((name for name in AUDIO_COLUMNS if name in decodable), decodable[0])
-    return _find_column(raw, split, "audio", named, AUDIO_COLUMNS)
-
-
-def _find_column(raw: Dataset, split: str, role: str, named: str | None, usual: tuple[str, ...]) -> str:
-    if named is not None:
-        if named in raw.column_names:
-            return named
-        problem = f"has no column {named!r}"
-    else:
-        found = next((name for name in usual if name in raw.column_names), None)
-        if found is not None:
-            return found
-        problem = f"has no {role} column (looked for {', '.join(usual)})"
-    columns = ", ".join(name for name in raw.column_names if name != "utterance_id")  # which readers.py adds
-    raise ValueError(f"split {split!r} {problem}; its columns are {columns}; name one with --{role}_column")
-
-
 def _column_text(raw: Dataset, column: str) -> list[str]:
-    """Write a column as text: class labels by name, speaker numbers as integers, missing values as ""."""
-    feature = raw.features[column]
-    if isinstance(feature, ClassLabel):
-        return ["" if label is None else feature.int2str(label) for label in raw[column]]
-    return [_to_text(value) for value in raw[column]]
-
-
-def _to_text(value: Any) -> str:
-    if value is None or isinstance(value, float) and math.isnan(value):
-        return ""
-    if isinstance(value, float) and value.is_integer():
-        return str(int(value))  # pandas makes floats of integers where one is missing
-    return str(value)
+    return [to_text(value, raw.features[column]) for value in raw[column]]
 
 
 def _read_headers(audio: Dataset, split: str, cache_dir: str | os.PathLike | None) -> Dataset:
@@ -346,14 +326,12 @@ def load_recordings(
     except NoCorpusError:
         raw = {"train": list_audio_files(name_or_path)}
     data, name = _choose_recordings(raw, split)
-    audio_column = _find_audio_column(data, name, audio_column)
-    audio = data.select_columns([audio_column])
-    audio = audio if audio_column == "audio" else audio.rename_column(audio_column, "audio")
-    audio = audio.cast_column("audio", Audio(decode=False))
+    found = find_columns(data, name, ColumnNames(audio_column, text_column), needs_text=False)
+    audio = _select_audio(data, found.audio)
     facts = _read_headers(audio, name, cache_dir)
     columns = {"duration_s": facts["duration_s"][:], "utterance_id": _unique_ids(data, facts["file_name"][:], name)}
-    if text_column is not None or any(column in data.column_names for column in TEXT_COLUMNS):
-        columns["reference"] = _column_text(data, _find_column(data, name, "text", text_column, TEXT_COLUMNS))
+    if found.text is not None:
+        columns["reference"] = _column_text(data, found.text)
     features = Features({column: Value("float64" if column == "duration_s" else "string") for column in columns})
     return concatenate_datasets([audio, Dataset.from_dict(columns, features=features)], axis=1)
 

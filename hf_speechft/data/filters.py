@@ -11,7 +11,9 @@ from datasets import Dataset
 
 logger = logging.getLogger(__name__)
 
-REASONS = ("unreadable audio", "empty transcript", "too short", "too long", "cannot be aligned")
+REASONS = (
+    "unreadable audio", "empty transcript", "unknown characters", "too short", "too long", "cannot be aligned",
+)  # fmt: skip
 _NAMES_SHOWN = 3
 
 
@@ -75,7 +77,14 @@ def filter_corpus(
     kept = []
     columns = (dataset[column] for column in ("duration_s", "text", "utterance_id"))
     for index, (duration_s, text, utterance_id) in enumerate(zip(*columns, strict=True)):
-        reason = _reason_to_drop(duration_s, text, min_duration_s, max_duration_s, count_steps, count_needed_steps)
+        reason = reason_to_drop(
+            duration_s,
+            text,
+            min_duration_s=min_duration_s,
+            max_duration_s=max_duration_s,
+            count_steps=count_steps,
+            count_needed_steps=count_needed_steps,
+        )
         if reason is None:
             kept.append(index)
             report.kept += 1
@@ -99,14 +108,28 @@ def count_ctc_steps(units: Sequence[str]) -> int:
     return len(units) + sum(left == right for left, right in zip(units, units[1:], strict=False))
 
 
-def _reason_to_drop(
+def reason_to_drop(
     duration_s: float,
     text: str,
-    min_duration_s: float | None,
-    max_duration_s: float | None,
-    count_steps: Callable[[float], int] | None,
-    count_needed_steps: Callable[[str], int] | None,
+    *,
+    min_duration_s: float | None = None,
+    max_duration_s: float | None = None,
+    count_steps: Callable[[float], int] | None = None,
+    count_needed_steps: Callable[[str], int] | None = None,
 ) -> str | None:
+    """Say why an utterance cannot be learned from, with the limits of `filter_corpus`.
+
+    Args:
+        duration_s: Of its clip; NaN where that cannot be read.
+        text: Its transcript.
+        min_duration_s: As for `filter_corpus`.
+        max_duration_s: Likewise.
+        count_steps: Likewise.
+        count_needed_steps: Likewise.
+
+    Returns:
+        One of `REASONS`; None where it can be learned from.
+    """
     if math.isnan(duration_s):
         return "unreadable audio"
     if not text.strip():

@@ -10,11 +10,13 @@ from __future__ import annotations
 import os
 import re
 import unicodedata
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 # What keyboards, typesetters and Unicode use for the apostrophe: ' ’ ‘ ʼ ´ ` and the full-width form.
 _APOSTROPHES = str.maketrans(dict.fromkeys("\u2019\u2018\u02bc\u00b4\u0060\uff07", "'"))
+# As names of characters begin: scripts whose words are not set apart by spaces.
+UNSPACED_SCRIPTS = ("CJK", "HIRAGANA", "KATAKANA", "THAI", "LAO", "KHMER", "MYANMAR", "TIBETAN", "YI ")
 _LOOSE_APOSTROPHE = re.compile(r"(?<!\w)'|'(?!\w)")
 _SPOKEN_SYMBOLS = {"&": " and ", "%": " percent ", "@": " at "}
 _WORD_BREAKS = re.compile(r"[\s/_\\|~+=\-\u2010-\u2015\u2212]|\.{2,}")
@@ -26,6 +28,20 @@ def keep_text(text: str) -> str:
     Source: nothing is done; named "none" as in the command line.
     """
     return text
+
+
+def normalize_cased(text: str) -> str:
+    r"""Compose (NFC) and tidy up spaces; case and punctuation stay, as units to be recognised.
+
+    Without it, é as one character and as e with a mark would be different units. Invisible characters vanish.
+
+    Source: Unicode Standard Annex 15 (NFC).
+
+    >>> normalize_cased("Cafe\u0301 au  lait,\u00a0s'il vous plaît!")
+    "Café au lait, s'il vous plaît!"
+    """
+    visible = "".join(character for character in text if unicodedata.category(character) != "Cf")
+    return " ".join(unicodedata.normalize("NFC", visible).split())
 
 
 def normalize_basic(text: str) -> str:
@@ -73,6 +89,7 @@ NORMALIZERS: dict[str, Callable[[str], str]] = {
     "none": keep_text,
     "basic": normalize_basic,
     "english": normalize_english,
+    "cased": normalize_cased,
 }
 
 
@@ -90,6 +107,22 @@ def normalize_text(text: str, normalizer: str) -> str:
         known = ", ".join(NORMALIZERS)
         raise ValueError(f"text normaliser {normalizer!r} is unknown; choose one of: {known}")
     return NORMALIZERS[normalizer](text)
+
+
+def lacks_spaces(texts: Iterable[str]) -> bool:
+    """Tell whether texts are in a script that writes no spaces between words, such as Chinese, Japanese or Thai.
+
+    >>> lacks_spaces(["打开客厅的灯", "OK"])
+    True
+    >>> lacks_spaces(["불을 켜 줘", "ብርሃኑን አብራ"])
+    False
+    """
+    letters = [character for text in texts for character in text if character.isalpha()]
+    return 2 * sum(map(_is_unspaced, letters)) > len(letters)
+
+
+def _is_unspaced(letter: str) -> bool:
+    return unicodedata.name(letter, "").startswith(UNSPACED_SCRIPTS)
 
 
 def read_text(file: str | os.PathLike[str]) -> str:

@@ -104,8 +104,9 @@ class DataArguments(AugmentationArguments):
     dataset: str | None = field(
         default=None,
         metadata={
-            "help": "A Hub id, an audio folder, a CSV/TSV/JSONL manifest, a LibriSpeech tree, or 'demo' for the "
-            "built-in corpus."
+            "help": "A Hub id, an audio folder, a CSV/TSV/JSONL manifest, a tree of LibriSpeech, Common Voice or "
+            "LJSpeech, parquet or webdataset tar shards (a folder, or a pattern such as 'shards/*.tar'), or 'demo' "
+            "for the built-in corpus."
         },
     )
     dataset_config_name: str | None = field(default=None, metadata={"help": "Configuration of a Hub data set."})
@@ -116,7 +117,43 @@ class DataArguments(AugmentationArguments):
     text_column: str | None = field(default=None, metadata={"help": "Column with transcripts; likewise."})
     speaker_column: str | None = field(default=None, metadata={"help": "Column with speakers; likewise."})
     text_normalizer: str = field(
-        default="basic", metadata={"help": "Normaliser of transcripts: 'none', 'basic' or 'english'."}
+        default="basic",
+        metadata={
+            "help": "Normaliser of transcripts: 'basic' (lower case, no punctuation, any script), 'english' (letters "
+            "only), 'cased' (case and punctuation stay) or 'none'."
+        },
+    )
+    streaming: bool = field(
+        default=False,
+        metadata={
+            "help": "Read the training split while learning from it; needs --max_steps, and --eval_strategy steps."
+        },
+    )
+    shuffle_buffer: int = field(
+        default=1000,
+        metadata={"help": "Utterances of a stream that are shuffled, and held in memory by each worker, at a time."},
+    )
+    vocabulary_text: str | None = field(
+        default=None,
+        metadata={
+            "help": "Text whose characters get units besides those of the transcripts, of which a stream gives the "
+            "first 2,000 only: a file with a sentence a line."
+        },
+    )
+    mix_datasets: list[str] = field(
+        default_factory=list,
+        metadata={"help": "Corpora whose training splits are mixed with that of --dataset: paths or Hub ids."},
+    )
+    mix_weights: list[float] = field(
+        default_factory=list,
+        metadata={"help": "Shares of the mixed corpora, that of --dataset first, such as 0.7 0.3."},
+    )
+    mix_stopping_strategy: str = field(
+        default="all_exhausted",
+        metadata={
+            "help": "When an epoch of the mix ends: 'all_exhausted', when each corpus was used up once, small ones "
+            "again and again; or 'first_exhausted', when the first one is."
+        },
     )
     min_duration_s: float = field(default=0.1, metadata={"help": "Shorter training clips are dropped."})
     max_duration_s: float = field(default=20.0, metadata={"help": "Longer training clips are dropped."})

@@ -13,6 +13,7 @@ STATE_FILE = "trainer_state.json"
 BATCH_PARTS = "batch_parts"  # of arguments.json, where memory ran out
 WARMUP_FOLDER = "warmup"  # checkpoint of the stage on synthetic speech
 UNEVALUATED_FOLDER = "unevaluated"  # checkpoint between evaluations; see preemption.py
+STREAM_FOLDER = "stream"  # where passes over a stream begin
 # Arguments that do not change what is learned.
 VOLATILE = {"output_dir", "overwrite_output_dir", "resume_from_checkpoint", "logging_dir", "run_name", "disable_tqdm"}
 VOLATILE |= {"push_to_hub", "hub_model_id", "hub_token", "hub_private_repo", "report_to", "local_rank", "cache_dir"}
@@ -151,7 +152,7 @@ def remove_run(folder: Path) -> None:
     """Remove what `find_start` would find of an earlier run: its checkpoints, arguments and metrics."""
     for checkpoint in _checkpoints(folder):
         shutil.rmtree(checkpoint)
-    for name in (WARMUP_FOLDER, UNEVALUATED_FOLDER):
+    for name in (WARMUP_FOLDER, UNEVALUATED_FOLDER, STREAM_FOLDER):
         shutil.rmtree(folder / name, ignore_errors=True)
     for name in (METRICS_FILE, ARGUMENTS_FILE):
         (folder / name).unlink(missing_ok=True)

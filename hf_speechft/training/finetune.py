@@ -8,13 +8,14 @@ import logging
 import math
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import datasets
 import torch
 import transformers
-from datasets import Dataset, DatasetDict
+from datasets import Dataset, IterableDataset
 from safetensors import SafetensorError
 from transformers import EarlyStoppingCallback, set_seed
 
@@ -22,8 +23,8 @@ from hf_speechft import SpeechBertForCTC, SpeechBertProcessor
 from hf_speechft.apps.dry_run import show_forecast
 from hf_speechft.data.augment import add_silence, check_speed_factors, expand_speeds, mark_augmented
 from hf_speechft.data.collate import SpeechCollator
-from hf_speechft.data.corpora import load_corpus
 from hf_speechft.data.filters import FilterReport, count_ctc_steps, filter_corpus
+from hf_speechft.data.passes import SpeechStream
 from hf_speechft.data.text import read_sentences
 from hf_speechft.data.unreadable import UNREADABLE_FILE, UnreadableClips
 from hf_speechft.decoding.decoder import CTCDecoder
@@ -36,6 +37,14 @@ from hf_speechft.training.arguments import Arguments, DataArguments, SpeechTrain
 from hf_speechft.training.augmentation import EpochCallback, make_augmentation
 from hf_speechft.training.averaging import average_best
 from hf_speechft.training.checkpoints import find_start, is_trained, record_arguments, recorded_parts, remove_run
+from hf_speechft.training.corpus import (
+    Corpus,
+    advise_metric,
+    list_transcripts,
+    list_vocabulary_texts,
+    mix_training_split,
+    read_corpus,
+)
 from hf_speechft.training.decode import Decoding, DecodingPlan, decode_finally
 from hf_speechft.training.memory import REMEDIES, is_out_of_memory, split_batches, train_within_memory
 from hf_speechft.training.methods import apply_method, merge_lora
@@ -49,6 +58,7 @@ from hf_speechft.training.recogniser import (
 )
 from hf_speechft.training.report import Prediction, RunFacts, write_report
 from hf_speechft.training.sharding import check_sharding, gather_weights
+from hf_speechft.training.streaming import StreamTrainer, check_streaming, make_stream
 from hf_speechft.training.trainer import SpeechTrainer, TrainingClock, error_rates, minutes_trained
 from hf_speechft.training.unreadable import UnreadableLimit, count_unreadable
 from hf_speechft.training.warmup import speak_corpus, warm_up, warmup_facts
@@ -136,13 +146,17 @@ class FineTuning:
         self.training_arguments = split_batches(self.training_arguments, self.batch_parts)
         use_all_cores(self.training_arguments)
         check_speed_factors(self.data_arguments.speed_factors)
+        check_streaming(self.data_arguments, self.training_arguments)
         self.augmentation = make_augmentation(self.data_arguments, self.model_arguments.sampling_rate)
         set_seed(self.training_arguments.seed)
         with self.training_arguments.main_process_first(desc="loading the corpus"):
             corpus = read_corpus(self.data_arguments, self.training_arguments.seed, self.training_arguments.balance_by)
-            self.spoken = speak_corpus(self.data_arguments, corpus["train"]["text"][:], self.training_arguments.seed)
+            transcripts = list_transcripts(corpus)
+            self.spoken = speak_corpus(self.data_arguments, transcripts, self.training_arguments.seed)
+        advise_metric(transcripts, self.training_arguments.metric_for_best_model)
+        texts = list_vocabulary_texts(transcripts, self.data_arguments)
         try:
-            self.processor = make_processor(self.model_arguments, self.data_arguments, corpus["train"]["text"])
+            self.processor = make_processor(self.model_arguments, self.data_arguments, texts)
             model = make_model(self.model_arguments, self.processor)
         except (OSError, SafetensorError) as error:
             name = self.model_arguments.model_name_or_path
@@ -150,12 +164,10 @@ class FineTuning:
         apply_method(model, self.training_arguments.method)
         self.trainable_parameters = model.num_parameters(only_trainable=True)
         self.splits, self.reports = select_utterances(corpus, self.processor, model, self.data_arguments)
-        if self.augmentation is not None:
-            seed, silence_share = self.training_arguments.seed, self.augmentation.silence_share
-            self.splits["train"] = mark_augmented(add_silence(self.splits["train"], silence_share, seed))
+        self.splits["train"] = self._prepare_training_split(self.splits["train"], model)
         if self.spoken is not None:
             self.spoken, _ = keep_learnable(self.spoken, self.processor, model, self.data_arguments, name="warm-up")
-        self.lm_lines = read_lm_text(self.data_arguments, corpus)
+        self.lm_lines = read_lm_text(self.data_arguments, transcripts)
         self.unreadable = UnreadableClips(self.folder / UNREADABLE_FILE)
         self.trainer = self._make_trainer(model)
         check_sharding(self.trainer)
@@ -168,11 +180,25 @@ class FineTuning:
         training.hub_model_id = check_token(training.hub_model_id or self.folder.name, training.hub_token)
         training.push_to_hub = False  # the Trainer would push checkpoints; the finished folder is pushed instead
 
+    def _prepare_training_split(
+        self, train: Dataset | IterableDataset, model: SpeechBertForCTC
+    ) -> Dataset | SpeechStream:
+        """Mix corpora and mark what is augmented; or make an endless stream, which does all that as it passes."""
+        data, training, augmentation = self.data_arguments, self.training_arguments, self.augmentation
+        if data.streaming:
+            limits = find_limits(self.processor, model, data, data.speed_factors)
+            return make_stream(train, self.processor, limits, data, training, augmented=augmentation is not None)
+        train = mix_training_split(train, data, training.seed)
+        if augmentation is None:
+            return train
+        return mark_augmented(add_silence(train, augmentation.silence_share, training.seed))
+
     def _make_trainer(self, model: SpeechBertForCTC) -> SpeechTrainer:
         patience = self.training_arguments.early_stopping_patience
         collator = SpeechCollator(self.processor, self.augmentation, self.training_arguments.seed, self.unreadable)
-        bears_with, recordings = self.data_arguments.max_corrupt_files, self.reports["train"].kept
-        return SpeechTrainer(
+        bears_with, recordings = self.data_arguments.max_corrupt_files, self._count_recordings()
+        trainer_class = StreamTrainer if self.data_arguments.streaming else SpeechTrainer
+        return trainer_class(
             model=model,
             args=self.training_arguments,
             data_collator=collator,
@@ -188,6 +214,14 @@ class FineTuning:
                 *([EarlyStoppingCallback(patience)] if patience else []),
             ],
         )
+
+    def _count_recordings(self) -> int:
+        """Count the recordings of the training split, or those that a stream will be read for at most."""
+        if not self.data_arguments.streaming:
+            return self.reports["train"].kept
+        training = self.training_arguments
+        clips = training.train_batch_size * training.gradient_accumulation_steps * training.world_size
+        return training.max_steps * clips
 
     def train_and_report(self) -> dict[str, object]:
         """Train, save the best weights, decode the test split, write the report, push if asked.
@@ -238,7 +272,7 @@ class FineTuning:
             decodings=decodings,
             log_history=self.trainer.state.log_history,
             optimizer_steps=self.trainer.state.global_step,
-            epochs=round(self.trainer.state.epoch, 2),
+            epochs=None if self.data_arguments.streaming else round(self.trainer.state.epoch, 2),
             minutes=minutes_trained(self.trainer.state),
             averaged=averaged,
             warmup=warmup,
@@ -290,16 +324,23 @@ class FineTuning:
 
     def split_facts(self, name: str) -> SplitFacts:
         """What a split holds as used, and what was dropped from it."""
-        split, report = self.splits[name], self.reports[name]
-        speakers = set(split["speaker_id"]) - {""}
+        if name == "train" and self.data_arguments.streaming:
+            report, speakers, ids = self.trainer.report(), set(), self._unreadable_of_stream()
+        else:
+            report, speakers = self.reports[name], set(self.splits[name]["speaker_id"]) - {""}
+            ids = self.splits[name]["utterance_id"]
         return SplitFacts(
             name=name,
             utterances=report.kept,
             duration_s=report.kept_s,
             speakers=len(speakers) or None,
             dropped={reason: len(ids) for reason, ids in report.dropped.items()},
-            unreadable=count_unreadable(self.unreadable, split["utterance_id"]),
+            unreadable=count_unreadable(self.unreadable, ids),
         )
+
+    def _unreadable_of_stream(self) -> list[str]:
+        evaluated = {one for name in EVALUATED for one in self.splits[name]["utterance_id"]}
+        return [clip.utterance_id for clip in self.unreadable.all() if clip.utterance_id not in evaluated]
 
 
 def use_all_cores(training: SpeechTrainingArguments) -> None:
@@ -312,38 +353,14 @@ def use_all_cores(training: SpeechTrainingArguments) -> None:
         torch.set_num_threads(max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))
 
 
-def read_corpus(data: DataArguments, seed: int, class_column: str | None = None) -> DatasetDict:
-    """Load the corpus that the arguments name; its training split keeps the column of classes.
-
-    Raises:
-        ValueError: None is named, or it cannot be used.
-    """
-    if data.dataset is None:
-        raise ValueError("no data set was given; use --dataset, or a recipe such as recipes/demo.yaml")
-    return load_corpus(
-        data.dataset,
-        config_name=data.dataset_config_name,
-        train_split=data.train_split,
-        validation_split=data.validation_split,
-        test_split=data.test_split,
-        audio_column=data.audio_column,
-        text_column=data.text_column,
-        speaker_column=data.speaker_column,
-        class_column=class_column,
-        normalizer=data.text_normalizer,
-        seed=seed,
-        cache_dir=data.cache_dir,
-    )
-
-
-def read_lm_text(data: DataArguments, corpus: DatasetDict) -> list[str]:
+def read_lm_text(data: DataArguments, transcripts: list[str]) -> list[str]:
     """Lines for the n-gram model.
 
     Raises:
         ValueError: The text file is missing or holds no word.
     """
     if data.lm_text is None:
-        return corpus["train"]["text"][:]
+        return transcripts
     lines = read_sentences(data.lm_text, "--lm_text")
     if not lines:
         raise ValueError(f"--lm_text {data.lm_text} holds no word; give a text file with one sentence a line")
@@ -351,20 +368,22 @@ def read_lm_text(data: DataArguments, corpus: DatasetDict) -> list[str]:
 
 
 def select_utterances(
-    corpus: DatasetDict, processor: SpeechBertProcessor, model: SpeechBertForCTC, data: DataArguments
+    corpus: Corpus, processor: SpeechBertProcessor, model: SpeechBertForCTC, data: DataArguments
 ) -> tuple[dict[str, Dataset], dict[str, FilterReport]]:
     """Drop what cannot be used, put each split into its order, and repeat training clips at other speeds.
 
     From the training split goes what is unreadable, empty, too short, too long or cannot be aligned, at any of the
     speeds. The other splits lose only what cannot be decoded at all: without the hard ones the result would flatter.
+    A stream is left to `make_stream`.
 
     Raises:
         ValueError: A split has nothing left.
     """
-    train, report = keep_learnable(corpus["train"], processor, model, data, speeds=data.speed_factors, name="train")
-    splits, reports = {"train": train}, {"train": report}
-    if data.speed_factors != [1.0]:
-        splits["train"] = expand_speeds(train, data.speed_factors)
+    splits, reports = {"train": corpus["train"]}, {}
+    if not data.streaming:
+        speeds = data.speed_factors
+        train, reports["train"] = keep_learnable(corpus["train"], processor, model, data, speeds=speeds, name="train")
+        splits["train"] = train if speeds == [1.0] else expand_speeds(train, speeds)
     shortest_s, longest_s = duration_limits(processor, model)
     for name in EVALUATED:
         kept, reports[name] = filter_corpus(
@@ -389,22 +408,28 @@ def keep_learnable(
     Raises:
         ValueError: Nothing is left.
     """
-    extractor, config = processor.feature_extractor, model.config
+    return filter_corpus(dataset, **find_limits(processor, model, data, speeds), name=name)
+
+
+def find_limits(
+    processor: SpeechBertProcessor, model: SpeechBertForCTC, data: DataArguments, speeds: Sequence[float]
+) -> dict[str, float | Callable]:
+    """Limits of `filter_corpus` for training clips that are played at these speeds."""
     shortest_s, longest_s = duration_limits(processor, model)
     slowest, fastest = min(speeds), max(speeds)
+    return {
+        "min_duration_s": max(data.min_duration_s, shortest_s) * fastest,
+        "max_duration_s": min(data.max_duration_s, longest_s) * slowest,
+        "count_steps": partial(count_steps, processor, model.config.subsampling, fastest),
+        "count_needed_steps": partial(count_needed_steps, processor),
+    }
 
-    def count_steps(duration_s: float) -> int:
-        samples = math.floor(duration_s / fastest * extractor.sampling_rate)
-        return output_lengths(extractor.frame_count(samples), config.subsampling)
 
-    return filter_corpus(
-        dataset,
-        min_duration_s=max(data.min_duration_s, shortest_s) * fastest,
-        max_duration_s=min(data.max_duration_s, longest_s) * slowest,
-        count_steps=count_steps,
-        count_needed_steps=lambda text: count_needed_steps(processor, text),
-        name=name,
-    )
+def count_steps(processor: SpeechBertProcessor, subsampling: int, speed: float, duration_s: float) -> int:
+    """Steps that the model makes of a clip that is played at a speed."""
+    extractor = processor.feature_extractor
+    samples = math.floor(duration_s / speed * extractor.sampling_rate)
+    return output_lengths(extractor.frame_count(samples), subsampling)
 
 
 def duration_limits(processor: SpeechBertProcessor, model: SpeechBertForCTC) -> tuple[float, float]:

@@ -22,6 +22,7 @@ from hf_speechft.sharing.card import CardFacts, ResultFacts, SampleFacts, SplitF
 from hf_speechft.training.arguments import PACKAGED_MINILM, Arguments, ModelArguments, SpeechTrainingArguments
 from hf_speechft.training.augmentation import describe_augmentation
 from hf_speechft.training.checkpoints import METRICS_FILE
+from hf_speechft.training.corpus import describe_sources
 from hf_speechft.training.decode import Decoding
 from hf_speechft.training.warmup import WarmupFacts
 
@@ -58,7 +59,7 @@ class RunFacts:
         decodings: The test split, decoded in other ways, in the order of the predictions.
         log_history: The Trainer's log.
         optimizer_steps: Updates made.
-        epochs: Epochs made.
+        epochs: Epochs made; None where the training split was streamed.
         minutes: Minutes from the first update to the last, evaluations included.
         warmup: The stage on synthetic speech, if there was one.
         averaged: Checkpoints whose weights were averaged; none where the weights are the best checkpoint's.
@@ -74,7 +75,7 @@ class RunFacts:
     decodings: Sequence[Decoding]
     log_history: Sequence[Mapping[str, float]]
     optimizer_steps: int
-    epochs: float
+    epochs: float | None
     minutes: float
     averaged: Sequence[str] = ()
     warmup: WarmupFacts | None = None
@@ -274,7 +275,7 @@ def _augmentation(arguments: Arguments) -> str:
 
 
 def _more_settings(arguments: Arguments, averaged: Sequence[str]) -> dict[str, str]:
-    model, _, training = arguments
+    model, data, training = arguments
     used = {
         "intermediate CTC, share": model.intermediate_ctc_weight,
         "consistency of two views (CR-CTC), weight": model.consistency_weight,
@@ -292,6 +293,7 @@ def _more_settings(arguments: Arguments, averaged: Sequence[str]) -> dict[str, s
         "dropout, front-end and head": f"{model.dropout:g}",
         "dropout, body": body,
         "dropout, attention": f"{model.attention_dropout:g}",
+        **describe_sources(data),
     } | {name: f"{value:g}" for name, value in used.items() if value}
 
 

@@ -110,6 +110,11 @@ def test_speech_collator_draws_by_seed_epoch_and_id_only(many_rows):
     assert lengths_by_id(many_rows, 0, seed=1, batch_size=8) != expected
 
 
+def test_speech_collator_draws_by_the_epoch_that_a_row_names(many_rows):
+    of_a_stream = [row | {"epoch": 1} for row in many_rows]
+    assert lengths_by_id(of_a_stream, 0, batch_size=8) == lengths_by_id(many_rows, 1, batch_size=8)
+
+
 @pytest.mark.parametrize(
     ("start", "stay"), [("fork", False), ("fork", True), pytest.param("spawn", True, marks=pytest.mark.slow)]
 )

@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 
 from hf_speechft.data.text import (
     NORMALIZERS,
+    lacks_spaces,
     normalize_basic,
     normalize_english,
     normalize_text,
@@ -66,6 +67,37 @@ def test_normalize_text_none_changes_nothing():
 def test_normalize_text_unknown_name_raises_listing_the_known(name):
     with pytest.raises(ValueError, match=f"text normaliser '{name}' is unknown; choose one of: none, basic, english"):
         normalize_text("x", name)
+
+
+@pytest.mark.parametrize(
+    ("text", "wanted"),
+    [
+        ("  Hello, Dr.\tSmith!\u00a0", "Hello, Dr. Smith!"),
+        ("fu\u0308r Cafe\u0301", "f\u00fcr Caf\u00e9"),
+        ("\uff21\ufb01", "\uff21\ufb01"),  # NFC keeps what NFKC makes A and fi
+        ("\u200fهَلْ أنتَ؟\u200e", "هَلْ أنتَ؟"),
+        ("你好，世界。", "你好，世界。"),
+    ],
+)
+def test_normalize_cased_examples_keep_case_and_punctuation(text, wanted):
+    assert normalize_text(text, "cased") == wanted
+
+
+@pytest.mark.parametrize(
+    ("texts", "lacks"),
+    [
+        (["打开客厅的灯", "把空调调到二十六度"], True),
+        (["リビングの電気をつけて"], True),
+        (["เปิดไฟห้องนั่งเล่น"], True),
+        (["거실 불을 켜 줘"], False),
+        (["افتح النور", "ብርሃኑን አብራ"], False),
+        (["turn on 灯"], False),
+        ([], False),
+        (["123"], False),
+    ],
+)
+def test_lacks_spaces_knows_scripts_without_them(texts, lacks):
+    assert lacks_spaces(texts) == lacks
 
 
 # a busy machine is no failure
