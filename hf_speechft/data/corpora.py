@@ -342,7 +342,8 @@ def _choose_recordings(raw: RawSplits, split: str | None) -> tuple[Dataset, str]
         if len(raw) > 1:
             raise ValueError(f"the corpus has the splits {', '.join(raw)}; name one with --split, or several: a+b")
         return next(iter(raw.values())), next(iter(raw))
-    parts = [_find_split(raw, part.strip()) for part in split.split("+")]
-    if any(part is None for part in parts):
-        raise ValueError(f"there is no split {split!r}; the corpus has {', '.join(raw)}; name one with --split")
+    names = [name.strip() for name in split.split("+")]
+    parts = [_find_split(raw, name) for name in names]
+    for name in [name for name, part in zip(names, parts, strict=True) if part is None]:
+        raise ValueError(f"there is no split {name!r}; the corpus has {', '.join(raw)}; name one with --split")
     return concatenate_datasets(parts) if len(parts) > 1 else parts[0], split
