@@ -95,7 +95,10 @@ def sums(argv, tmp_path, fragile):
 
     def gradients(rows, collate=run.trainer.data_collator):
         model.zero_grad()
-        loss = run.trainer.training_step(model.eval(), collate([run.splits["train"][row] for row in rows]))
+        made = [collate([run.splits["train"][row] for row in rows])]
+        (batch,), utterances = run.trainer.get_batch_samples(iter(made), 1, torch.device("cpu"))
+        run.trainer.current_gradient_accumulation_steps = 1
+        loss = run.trainer.training_step(model.eval(), batch, utterances)
         return loss, {name: weight.grad.clone() for name, weight in model.named_parameters()}
 
     # The training step puts the model into training mode, whose only randomness is dropout.
