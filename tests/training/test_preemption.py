@@ -3,7 +3,6 @@
 import json
 import logging
 import os
-import random
 import signal
 import subprocess
 import sys
@@ -69,7 +68,7 @@ def go_on(argv, folder, whole, **options):
     assert (folder / "predictions.jsonl").read_bytes() == (whole[0] / "predictions.jsonl").read_bytes()
 
 
-@pytest.mark.parametrize("step", [random.randint(1, 3), 4, random.randint(5, 7)])
+@pytest.mark.parametrize("step", [2, 4, 7])  # within an epoch, at its end, within the last
 def test_run_ended_by_sigterm_goes_on_to_the_weights_of_the_whole_run(argv, tmp_path, whole, caplog, step):
     caplog.set_level(logging.INFO, logger="hf_speechft")
     before = signal.getsignal(signal.SIGTERM)
