@@ -1,44 +1,27 @@
 """`hf-speechft stream`: text from files and pipes as `transcribe` gives it, and what a user can get wrong."""
 
-import json
-
 import numpy as np
 import pytest
-import torch
 from transformers import GPT2Config
 from typer.testing import CliRunner
 
-from hf_speechft import (
-    SpeechBertConfig,
-    SpeechBertFeatureExtractor,
-    SpeechBertForCTC,
-    SpeechBertProcessor,
-    SpeechBertTokenizer,
-)
+from hf_speechft import SpeechBertForCTC, SpeechBertProcessor
 from hf_speechft.apps import stream as stream_module
 from hf_speechft.apps.command import app
 from hf_speechft.data.audio import load_audio
 from hf_speechft.decoding import StreamingRecognizer
+from tests.random_recogniser import make_recogniser
 
 RATE_HZ = 16_000
-UNITS = ["<pad>", "<unk>", "▁", *"abcdefghijklmnopqrstuvwxyzäß"]
 
 
 @pytest.fixture(scope="module")
 def causal_folder(tmp_path_factory):
     """A saved causal model with random weights that hears many different units."""
     folder = tmp_path_factory.mktemp("causal")
-    vocab_file = folder / "vocab.json"
-    vocab_file.write_text(json.dumps({unit: index for index, unit in enumerate(UNITS)}), encoding="utf-8")
-    torch.manual_seed(0)
     backbone = GPT2Config(n_embd=32, n_layer=1, n_head=2, n_positions=100, bos_token_id=0, eos_token_id=0)
-    model = SpeechBertForCTC(SpeechBertConfig(backbone_config=backbone, vocab_size=len(UNITS)))
-    with torch.no_grad():
-        model.head.weight.normal_()
-        model.head.bias[1] = -1000.0  # never <unk>
-    model.save_pretrained(folder)
-    extractor = SpeechBertFeatureExtractor(normalize="running")
-    SpeechBertProcessor(extractor, SpeechBertTokenizer(str(vocab_file))).save_pretrained(folder)
+    for part in make_recogniser(folder, backbone, normalize="running"):
+        part.save_pretrained(folder)
     return folder
 
 

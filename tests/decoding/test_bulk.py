@@ -1,40 +1,25 @@
 """Batches of recordings against each recording alone, and what happens to those that cannot be read."""
 
-import json
 import math
 
 import numpy as np
 import pytest
 import soundfile
-import torch
 from transformers import BertConfig
 
-from hf_speechft import (
-    SpeechBertConfig,
-    SpeechBertFeatureExtractor,
-    SpeechBertForCTC,
-    SpeechBertProcessor,
-    SpeechBertTokenizer,
-)
 from hf_speechft.data.audio import load_audio
 from hf_speechft.decoding import CTCDecoder, bulk, transcribe
 from hf_speechft.decoding.bulk import BulkTranscriber, plan_batches
+from tests.random_recogniser import make_recogniser
 
 RATE_HZ = 16_000
-UNITS = ["<pad>", "<unk>", "▁", *"abcdefghijklmnopqrstuvwxyz"]
 
 
 @pytest.fixture(scope="module")
 def loaded(tmp_path_factory):
     """A random model that hears many different units, and its processor."""
-    vocab_file = tmp_path_factory.mktemp("vocab") / "vocab.json"
-    vocab_file.write_text(json.dumps({unit: index for index, unit in enumerate(UNITS)}))
-    torch.manual_seed(0)
     backbone = BertConfig(hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=64)
-    model = SpeechBertForCTC(SpeechBertConfig(backbone_config=backbone, vocab_size=len(UNITS))).eval()
-    with torch.no_grad():
-        model.head.weight.normal_()
-    return model, SpeechBertProcessor(SpeechBertFeatureExtractor(), SpeechBertTokenizer(str(vocab_file)))
+    return make_recogniser(tmp_path_factory.mktemp("vocab"), backbone)
 
 
 def make_recording(folder, waveform, samples, **facts):
