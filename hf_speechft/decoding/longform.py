@@ -171,7 +171,7 @@ def transcribe_batch(
     recordings = ((0, waveform) for waveform in waveforms)
     chunks = list(_recognise(recordings, model, processor, len(waveforms), with_log_probs=decoder is not None))
     if decoder is None:
-        words = [list(_words([chunk.steps], processor.tokenizer, step_s)) for chunk in chunks]
+        words = [list(decode_words(chunk.steps, processor.tokenizer, 0, step_s)) for chunk in chunks]
         scores = [None] * len(chunks)
     else:
         padded = pad_sequence([torch.from_numpy(chunk.steps) for chunk in chunks], batch_first=True)
