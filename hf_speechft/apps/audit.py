@@ -88,7 +88,7 @@ def find_units(model: str | None, subsampling: int | None, text_normalizer: str 
 
     extractor, characters, count_needed_steps = SpeechBertFeatureExtractor(), None, count_character_steps
     if model is not None:
-        from hf_speechft.training.finetune import count_needed_steps as count_units
+        from hf_speechft.training.selection import count_needed_steps as count_units
 
         config, processor = load_processor(model)
         extractor, tokenizer = processor.feature_extractor, processor.tokenizer

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from hf_speechft.apps.models import load_model
+from hf_speechft.apps.recognition_options import DeviceOption
 
 if TYPE_CHECKING:
     import numpy as np
@@ -30,9 +31,7 @@ def stream(
     restart_s: Annotated[
         float, typer.Option(min=0.0, help="After so many seconds the model forgets, in the next pause of 0.4 s.")
     ] = 15.0,
-    device: Annotated[
-        str | None, typer.Option(help="cpu, cuda, cuda:1, mps… Default: an accelerator if there is one.")
-    ] = None,
+    device: DeviceOption = None,
 ) -> None:
     """Write text while the sound comes, as from a microphone.
 

@@ -63,7 +63,7 @@ class UndecodedAudio(Audio):
             return {"bytes": bytes(value), "path": None}
         if isinstance(value, dict):
             return {"bytes": value.get("bytes"), "path": value.get("path")}
-        if "://" not in str(value):
+        if not looks_remote(value):
             return {"bytes": None, "path": str(value)}
         with fsspec.open(value, "rb") as file:  # zip://a.wav::archive.zip
             return {"bytes": file.read(), "path": str(value).partition("::")[0]}

@@ -18,7 +18,7 @@ from datasets.exceptions import DatasetsError
 
 from hf_speechft.data.manifests import MANIFEST_SUFFIXES, read_manifest
 from hf_speechft.data.raw_splits import RawSplits, UndecodedAudio, split_role, without_decoding
-from hf_speechft.data.shards import find_shards, is_pattern, read_shards
+from hf_speechft.data.shards import are_tars, find_shards, is_pattern, read_shards
 from hf_speechft.data.trees import read_tree, refuse_archive
 
 logger = logging.getLogger(__name__)
@@ -109,7 +109,7 @@ def _read_folder(folder: Path, audio_column: str | None, cache_dir: str | os.Pat
         if splits:
             return splits
     shards = find_shards(folder)
-    if shards and next(iter(shards.values()))[0].lower().endswith(".tar"):
+    if shards and are_tars(shards):
         return read_shards(shards, cache_dir)
     if any(next(folder.rglob(f"*{suffix}"), None) for suffix in (".parquet", ".zip")):  # a copy of a Hub repository
         try:

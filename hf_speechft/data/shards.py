@@ -80,7 +80,7 @@ def read_shards(files: ShardFiles, cache_dir: str | os.PathLike | None = None) -
     Raises:
         ValueError: A tar file is not a webdataset.
     """
-    if _are_tars(files):
+    if are_tars(files):
         return {split: _read_tars(shards, cache_dir) for split, shards in files.items()}
     cache = None if cache_dir is None else str(cache_dir)
     builder = load_dataset_builder("parquet", data_files=files, cache_dir=cache)
@@ -97,7 +97,7 @@ def stream_shards(files: ShardFiles) -> dict[str, IterableDataset]:
     Raises:
         ValueError: A tar file is not a webdataset.
     """
-    if _are_tars(files):
+    if are_tars(files):
         return {
             split: IterableDataset.from_generator(
                 read_tars,
@@ -119,7 +119,8 @@ def leave_encoded(streams: dict[str, IterableDataset]) -> dict[str, IterableData
     return dict(streams)
 
 
-def _are_tars(files: ShardFiles) -> bool:
+def are_tars(files: ShardFiles) -> bool:
+    """Tell whether shards are tar files, and not parquet files."""
     return next(iter(files.values()))[0].lower().endswith(".tar")
 
 

