@@ -5,15 +5,20 @@ MODEL_FILES = {
     "backbone_speechbert.py",
     "config.json",
     "configuration_speechbert.py",
+    "ctc_speechbert.py",
     "feature_extraction_speechbert.py",
     "frontend_speechbert.py",
+    "mel_filters_speechbert.py",
     "model.safetensors",
     "modeling_speechbert.py",
+    "normalization_speechbert.py",
     "processing_speechbert.py",
     "processor_config.json",
+    "spec_augment_speechbert.py",
     "tokenization_speechbert.py",
     "tokenizer_config.json",
     "vocab.json",
+    "waveforms_speechbert.py",
 }
 
 # Begins a program that runs where hf_speechft cannot be imported, wherever it may be installed.

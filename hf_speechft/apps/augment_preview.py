@@ -160,7 +160,7 @@ def _log_mel(
     import torch
 
     from hf_speechft.model.feature_extraction_speechbert import SpeechBertFeatureExtractor
-    from hf_speechft.model.modeling_speechbert import span_mask
+    from hf_speechft.model.spec_augment_speechbert import span_mask
 
     extractor = SpeechBertFeatureExtractor(feature_type="log_mel", normalize="none")
     features = {

@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from hf_speechft.model.feature_extraction_speechbert import CAUSAL_NORMALIZE_MODES, INT16_SCALE
+from hf_speechft.model.normalization_speechbert import CAUSAL_NORMALIZE_MODES
+from hf_speechft.model.waveforms_speechbert import INT16_SCALE
 
 if TYPE_CHECKING:
     from hf_speechft.model.feature_extraction_speechbert import SpeechBertFeatureExtractor

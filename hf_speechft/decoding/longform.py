@@ -17,8 +17,8 @@ import numpy as np
 import torch
 from torch.nn.utils.rnn import pad_sequence
 
+from hf_speechft.model.ctc_speechbert import best_path
 from hf_speechft.model.frontend_speechbert import output_lengths
-from hf_speechft.model.modeling_speechbert import best_path
 from hf_speechft.model.tokenization_speechbert import WORD_START
 
 from .transcript import TimedWord, Transcript

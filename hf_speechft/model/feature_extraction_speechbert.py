@@ -9,170 +9,29 @@ Source: Kaldi `feat/feature-fbank.cc` and `feat/feature-mfcc.cc` as in `torchaud
 `librosa.feature.melspectrogram`. Both are references in the tests and not needed here.
 """
 
-import functools
 import math
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
 from transformers import BatchFeature, SequenceFeatureExtractor
 from transformers.utils import PaddingStrategy, TensorType, logging
 
+from .mel_filters_speechbert import MELS_PER_BAND, FeatureTables, feature_tables, liftered_cosines
+from .normalization_speechbert import NORMALIZE_MODES, PRIOR_MEL_MEAN, PRIOR_STD, RunningNormalizer, normalize_clip
+from .waveforms_speechbert import Clip, Speech, copy_samples, mix_channels, split_batch, to_tensor
+
 logger = logging.get_logger(__name__)
 
 FEATURE_TYPES = ("fbank", "mfcc", "log_mel")
-NORMALIZE_MODES = ("utterance", "running", "mean", "none")
-CAUSAL_NORMALIZE_MODES = ("running", "none")  # a frame doesn't depend on what follows it
 
 PREEMPHASIS = 0.97
-POVEY_POWER = 0.85  # the Povey window is a Hann window to this power
-KALDI_LOW_HZ = 20.0
 KALDI_FLOOR = torch.finfo(torch.float32).eps  # floor of a mel energy before the logarithm
 KALDI_MFCC_MELS = 23
-KALDI_LIFTER = 22.0
 LOG_MEL_OFFSET = 1e-6  # log(mel + 1e-6)
-STD_FLOOR = 1e-3  # log units; keeps the rounding noise of a constant feature (digital silence) from being amplified
 MIN_MELS = 4
-MAX_CHANNELS = 32  # a 2-D clip whose short axis is longer than this is not multi-channel audio
-INT16_SCALE = 1.0 / 32768.0
-MELS_PER_BAND = 16  # one AVX-512 register
 CPU_BLOCK_FRAMES = 1024  # 10 s; 2 MiB of float32 spectra, which stays in the caches
 ACCELERATOR_BLOCK_FRAMES = 65536  # 128 MiB of float32 spectra
-NORMALIZE_BLOCK_FRAMES = 8192
-# What "running" takes for granted before it has heard anything: that many frames of speech that have this mean of all
-# mel filters and this standard deviation, in log units, at a waveform_scale of 1. Rounded from AN4 and LibriSpeech.
-PRIOR_FRAMES = 100  # 1 s
-PRIOR_MEL_MEAN = {"fbank": -7.5, "mfcc": -7.5, "log_mel": -10.0}
-PRIOR_STD = {"fbank": 3.7, "mfcc": 10.0, "log_mel": 3.0}
-
-Clip = np.ndarray | torch.Tensor | Sequence
-Speech = Clip | Sequence[Clip]
-
-
-class FeatureTables(NamedTuple):
-    """Constant matrices of one configuration on one device."""
-
-    window: torch.Tensor  # (frame_samples,)
-    bands: list[tuple[slice, torch.Tensor]]  # the bins that 16 neighbouring filters see, their weights (bins, mels)
-    cosines: torch.Tensor | None  # (mels, cepstra), liftered; mfcc only
-
-
-class RunningNormalizer:
-    """Normalise each frame by the mean and variance of the clip up to it: what `normalize="running"` does.
-
-    `(x[t] - mean[t]) / sqrt(variance[t])`, both over frames 0 to t and `PRIOR_FRAMES` frames of a prior, so that the
-    first frames are sane and a pause is not blown up to the loudness of speech. A clip can be given in pieces of any
-    size; the frames come out as from the whole.
-
-    Args:
-        mean: The prior's mean, `(feature_size,)`.
-        std: Its standard deviation, as wide.
-    """
-
-    def __init__(self, mean: torch.Tensor, std: torch.Tensor) -> None:
-        # MPS has no float64; elsewhere it keeps the sums of hours as exact as those of a second.
-        self.sums_dtype = torch.float32 if mean.device.type == "mps" else torch.float64
-        self.centre = mean
-        self.frames = PRIOR_FRAMES
-        self.sum = torch.zeros_like(mean, dtype=self.sums_dtype)  # of x - centre
-        self.squares = PRIOR_FRAMES * std.to(self.sums_dtype).square()
-
-    def __call__(self, features: torch.Tensor) -> None:
-        """Normalise the next frames, `(frames, feature_size)`, in place."""
-        for block in features.split(NORMALIZE_BLOCK_FRAMES):
-            centred = (block - self.centre).to(self.sums_dtype)
-            sums = centred.cumsum(0) + self.sum
-            squares = centred.square().cumsum(0) + self.squares
-            frames = torch.arange(1, len(block) + 1, device=block.device)[:, None] + self.frames
-            means = sums / frames
-            std = (squares / frames - means.square()).clamp_min(STD_FLOOR**2).sqrt()
-            block.copy_((centred - means) / std)
-            self.frames, self.sum, self.squares = self.frames + len(block), sums[-1], squares[-1]
-
-
-def cut_into_bands(filters: torch.Tensor) -> list[tuple[slice, torch.Tensor]]:
-    """Cut a filter matrix `(bins, mels)`, which is nearly diagonal, into small matrices along its diagonal."""
-    bands = []
-    for weights in filters.split(MELS_PER_BAND, dim=1):
-        used = weights.any(dim=1).nonzero().flatten().tolist() or [0]
-        bins = slice(used[0], used[-1] + 1)
-        bands.append((bins, weights[bins].contiguous()))
-    return bands
-
-
-def kaldi_mel_filters(mels: int, fft_samples: int, sampling_rate: int) -> torch.Tensor:
-    """Return Kaldi's filters `(fft_samples // 2 + 1, mels)`: triangles on the mel scale `1127 ln(1 + f / 700)`.
-
-    Computed in float32 step by step as Kaldi does, because the weight of a bin at a filter's edge depends on rounding.
-    The bin at half the sampling rate has weight 0.
-
-    Source:
-        Kaldi `feat/mel-computations.cc`, `MelBanks::MelBanks`.
-    """
-    low, high = (1127.0 * math.log(1.0 + hz / 700.0) for hz in (KALDI_LOW_HZ, sampling_rate / 2))
-    spacing = (high - low) / (mels + 1)
-    index = torch.arange(mels, dtype=torch.float32)[:, None]
-    left, centre, right = (low + (index + offset) * spacing for offset in (0.0, 1.0, 2.0))  # each (mels, 1)
-    bin_hz = sampling_rate / fft_samples * torch.arange(fft_samples // 2, dtype=torch.float32)
-    bin_mel = 1127.0 * (1.0 + bin_hz / 700.0).log()  # (bins - 1,)
-    triangles = torch.minimum((bin_mel - left) / (centre - left), (right - bin_mel) / (right - centre))
-    return torch.nn.functional.pad(triangles.clamp_min(0.0), (0, 1)).T
-
-
-def slaney_mel_filters(mels: int, fft_samples: int, sampling_rate: int) -> torch.Tensor:
-    """Return librosa's filters `(fft_samples // 2 + 1, mels)`: Slaney's mel scale, triangles in Hz of equal area.
-
-    Source:
-        `librosa.filters.mel` with `htk=False, norm="slaney"`; Slaney, Auditory Toolbox (1998), `mfcc.m`.
-    """
-    hz_per_mel, knee_hz, log_step = 200.0 / 3.0, 1000.0, math.log(6.4) / 27.0  # linear below 1 kHz, logarithmic above
-    knee_mel = knee_hz / hz_per_mel
-    half_rate = sampling_rate / 2
-    top = half_rate / hz_per_mel if half_rate < knee_hz else knee_mel + math.log(half_rate / knee_hz) / log_step
-    mel = np.linspace(0.0, top, mels + 2)
-    edge_hz = np.where(mel < knee_mel, mel * hz_per_mel, knee_hz * np.exp(log_step * (mel - knee_mel)))
-    bin_hz = np.arange(fft_samples // 2 + 1) * (sampling_rate / fft_samples)
-    rising = (bin_hz[:, None] - edge_hz[:-2]) / (edge_hz[1:-1] - edge_hz[:-2])
-    falling = (edge_hz[2:] - bin_hz[:, None]) / (edge_hz[2:] - edge_hz[1:-1])
-    weights = np.maximum(0.0, np.minimum(rising, falling)) * (2.0 / (edge_hz[2:] - edge_hz[:-2]))
-    return torch.from_numpy(weights.astype(np.float32))
-
-
-def liftered_cosines(mels: int, cepstra: int) -> torch.Tensor:
-    """Return Kaldi's orthonormal cosine transform `(mels, cepstra)`, C0 first, with cepstral liftering folded in.
-
-    Source:
-        Kaldi `feat/feature-mfcc.cc` and `ComputeLifterCoeffs` in `feat/mel-computations.cc`.
-    """
-    order = torch.arange(cepstra, dtype=torch.float64)
-    centre = torch.arange(mels, dtype=torch.float64)[:, None] + 0.5
-    cosines = torch.cos(math.pi / mels * centre * order) * math.sqrt(2.0 / mels)
-    cosines[:, 0] = math.sqrt(1.0 / mels)
-    lifter = 1.0 + 0.5 * KALDI_LIFTER * torch.sin(math.pi * order / KALDI_LIFTER)
-    return (cosines * lifter).to(torch.float32)
-
-
-@functools.lru_cache(maxsize=32)
-def _tables(
-    feature_type: str, sampling_rate: int, frame: int, fft: int, mels: int, size: int, device: str
-) -> FeatureTables:
-    """Make the constant matrices once per configuration and device; kept here so that no buffer is ever saved."""
-    with torch.inference_mode(False):
-        if feature_type == "log_mel":
-            window = torch.hann_window(frame, dtype=torch.float64)
-            filters = slaney_mel_filters(mels, fft, sampling_rate)
-        else:
-            window = torch.hann_window(frame, periodic=False, dtype=torch.float64).pow(POVEY_POWER)
-            filters = kaldi_mel_filters(mels, fft, sampling_rate)
-        empty = int((filters.sum(0) == 0).sum())
-        if empty:
-            logger.warning_once(
-                f"{empty} of {mels} mel filters are always empty: narrower than the {sampling_rate / fft:.1f} Hz from "
-                "one frequency to the next; use fewer mel filters or a longer frame_length_ms"
-            )
-        cosines = liftered_cosines(mels, size).to(device) if feature_type == "mfcc" else None
-        return FeatureTables(window.to(device, torch.float32), cut_into_bands(filters.to(device)), cosines)
 
 
 class SpeechBertFeatureExtractor(SequenceFeatureExtractor):
@@ -335,7 +194,7 @@ class SpeechBertFeatureExtractor(SequenceFeatureExtractor):
                 message names the clip.
         """
         self._check_rate(sampling_rate)
-        clips = _split_batch(raw_speech, self.frame_length)
+        clips = split_batch(raw_speech, self.frame_length)
         if device is None:
             device = next((clip.device for clip in clips if isinstance(clip, torch.Tensor)), "cpu")
         waveforms = [self._to_waveform(clip, index).to(device) for index, clip in enumerate(clips)]
@@ -398,7 +257,7 @@ class SpeechBertFeatureExtractor(SequenceFeatureExtractor):
 
     def _to_waveform(self, clip: Clip, index: int) -> torch.Tensor:
         """Return one clip as a checked mono waveform `(samples,)`, still int16 if it was."""
-        waveform = _to_tensor(clip, index)
+        waveform = to_tensor(clip, index)
         shape = tuple(waveform.shape)
         if waveform.numel() == 0:
             raise ValueError(f"clip {index} is empty (shape {shape}); drop it")
@@ -407,7 +266,7 @@ class SpeechBertFeatureExtractor(SequenceFeatureExtractor):
                 f"clip {index} has {len(shape)} dimensions (shape {shape}); a clip has 1, or 2 with channels"
             )
         if len(shape) == 2:
-            waveform = _mix_channels(waveform, index)
+            waveform = mix_channels(waveform, index)
         if len(waveform) < self.frame_length:
             raise ValueError(
                 f"clip {index} lasts {len(waveform) / self.sampling_rate * 1000:.1f} ms ({len(waveform)} samples) but "
@@ -461,7 +320,7 @@ class SpeechBertFeatureExtractor(SequenceFeatureExtractor):
         starts = np.cumsum([0] + [len(output) + gap_frames for output in outputs]).tolist()
         joined = outputs[0].new_zeros(starts[-1] * hop + frame)
         for waveform, start, output in zip(waveforms, starts[:-1], outputs, strict=True):
-            _copy_samples(waveform, -self.lead_samples, joined[start * hop :][: (len(output) - 1) * hop + frame])
+            copy_samples(waveform, -self.lead_samples, joined[start * hop :][: (len(output) - 1) * hop + frame])
         rows = outputs[0].new_empty(starts[-1], self.feature_size)
         windowed = outputs[0].new_zeros(min(ACCELERATOR_BLOCK_FRAMES, len(rows)), self.fft_length)
         self._extract_clip(joined, rows, windowed, 0)
@@ -474,10 +333,7 @@ class SpeechBertFeatureExtractor(SequenceFeatureExtractor):
         if self.normalize == "running":
             self.running_normalizer(features.device)(features)
         elif self.normalize != "none":
-            features -= features.mean(0)
-        if self.normalize == "utterance":
-            squares = sum(block.square().sum(0) for block in features.split(NORMALIZE_BLOCK_FRAMES))
-            features /= (squares / len(features)).sqrt_().clamp_min_(STD_FLOOR)
+            normalize_clip(features, scales=self.normalize == "utterance")
 
     def _extract_clip(self, waveform: torch.Tensor, output: torch.Tensor, windowed: torch.Tensor, lead: int) -> None:
         """Fill `output (frames, feature_size)` block by block; the first frame starts `lead` samples early.
@@ -486,14 +342,14 @@ class SpeechBertFeatureExtractor(SequenceFeatureExtractor):
         """
         hop, frame, fft, mels = self.hop_length, self.frame_length, self.fft_length, self.mel_filters_used
         device = str(waveform.device)
-        tables = _tables(self.feature_type, self.sampling_rate, frame, fft, mels, self.feature_size, device)
+        tables = feature_tables(self.feature_type, self.sampling_rate, frame, fft, mels, self.feature_size, device)
         window = tables.window * self.waveform_scale
         buffer = windowed.new_empty(1 + (len(windowed) - 1) * hop + frame)
         for first in range(0, len(output), len(windowed)):
             out = output[first : first + len(windowed)]
             block = windowed[: len(out)]
             samples = buffer[: 1 + (len(out) - 1) * hop + frame]  # the first is context, for pre-emphasis
-            _copy_samples(waveform, first * hop - lead - 1, samples)
+            copy_samples(waveform, first * hop - lead - 1, samples)
             self._write_windowed(samples, window, block[:, :frame])
             parts = torch.view_as_real(torch.fft.rfft(block)).square_()  # (frames, bins, 2)
             # A frame has at least as many samples as there are bins, so the zeros after it stay for the next block.
@@ -524,80 +380,6 @@ class SpeechBertFeatureExtractor(SequenceFeatureExtractor):
             energies.clamp_min_(KALDI_FLOOR).log_()
         if tables.cosines is not None:
             torch.mm(energies, tables.cosines, out=to)
-
-
-def _split_batch(raw_speech: Speech, frame_length: int) -> list[Clip]:
-    """Return the clips of a batch; one clip alone is a batch of one."""
-    if isinstance(raw_speech, (list, tuple)):
-        clips = list(raw_speech)
-        if clips and not isinstance(clips[0], (list, tuple)) and getattr(clips[0], "ndim", 0) == 0:
-            clips = [raw_speech]  # a list of numbers
-    elif isinstance(raw_speech, (np.ndarray, torch.Tensor)):
-        # As soundfile reads stereo: (samples, channels), where the rows are too short to be clips.
-        stereo = raw_speech.ndim == 2 and raw_speech.shape[1] <= MAX_CHANNELS < frame_length <= raw_speech.shape[0]
-        clips = [raw_speech] if raw_speech.ndim < 2 or stereo else list(raw_speech)
-    else:
-        raise ValueError(
-            f"audio of type {type(raw_speech).__name__} was given; pass numbers as an array, a tensor or a list, or a "
-            "list of those (decode files first)"
-        )
-    if not clips:
-        raise ValueError("no audio was given (an empty batch); pass at least one clip")
-    return clips
-
-
-def _to_tensor(clip: Clip, index: int) -> torch.Tensor:
-    """Return a clip as a tensor of floating point or int16, sharing memory where possible."""
-    if isinstance(clip, torch.Tensor):
-        tensor = clip.detach()
-    else:
-        array = _to_array(clip, index)
-        native = np.float32 if array.dtype.kind == "f" else array.dtype.newbyteorder("=")
-        # Arrow arrays are read-only, which torch warns about; only then is the samples' memory copied.
-        tensor = torch.from_numpy(np.require(array, dtype=native, requirements=["C", "W"]))
-    if not (tensor.is_floating_point() or tensor.dtype == torch.int16):
-        raise ValueError(
-            f"clip {index} holds {tensor.dtype} values; pass floating point in [-1, 1], or 16-bit PCM as int16"
-        )
-    return tensor
-
-
-def _to_array(clip: Clip, index: int) -> np.ndarray:
-    """Return a clip as a numeric array; lists of tensors or arrays are channels."""
-    if isinstance(clip, (list, tuple)):
-        clip = [part.numpy(force=True) if isinstance(part, torch.Tensor) else part for part in clip]
-    try:
-        array = np.asarray(clip)
-    except ValueError as error:
-        raise ValueError(f"clip {index} is a nested list whose rows differ in length; pass one list a clip") from error
-    if array.dtype.kind not in "iuf":
-        raise ValueError(f"clip {index} holds {array.dtype} values, not numbers; pass the decoded samples")
-    return array
-
-
-def _mix_channels(clip: torch.Tensor, index: int) -> torch.Tensor:
-    """Average the channels of `(channels, samples)` or `(samples, channels)`."""
-    channels = min(clip.shape)
-    if channels > MAX_CHANNELS or clip.shape[0] == clip.shape[1]:
-        raise ValueError(
-            f"clip {index} has shape {tuple(clip.shape)}, neither (channels, samples) nor (samples, channels) with "
-            f"up to {MAX_CHANNELS} channels; pass each clip as one item of the list"
-        )
-    axis = 0 if clip.shape[0] == channels else 1
-    if channels == 1:
-        return clip.select(axis, 0)
-    return clip.to(torch.float32).mean(axis).mul_(INT16_SCALE if clip.dtype == torch.int16 else 1.0)
-
-
-def _copy_samples(waveform: torch.Tensor, start: int, to: torch.Tensor) -> None:
-    """Fill `to (samples,)` in float32 from `waveform[start]` on, with zeros beyond the ends; int16 becomes [-1, 1)."""
-    first, last = max(start, 0), min(start + len(to), len(waveform))
-    inside = to[first - start : last - start]
-    to[: first - start] = 0.0
-    to[last - start :] = 0.0
-    inside.copy_(waveform[first:last])
-    if waveform.dtype == torch.int16:
-        inside.mul_(INT16_SCALE)
 
 
 def _filled(

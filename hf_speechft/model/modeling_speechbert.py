@@ -34,7 +34,9 @@ from .backbone_speechbert import (
     word_vectors,
 )
 from .configuration_speechbert import SpeechBertConfig
+from .ctc_speechbert import best_path, ctc_loss, inconsistency
 from .frontend_speechbert import FrontendPast, build_frontend, length_mask, match_embedding_scale, output_lengths
+from .spec_augment_speechbert import span_mask
 
 CACHE_NAMES = ("cache", "past_key_values")  # of transformers 5.24, and of 5.17
 AUTO_MODELS = {
@@ -322,8 +324,8 @@ class SpeechBertForCTC(SpeechBertPreTrainedModel):
         if self.training and labels is not None and self.config.consistency_weight > 0:
             other = self._forward_view(input_features, attention_mask, labels, **kwargs)
             step_lengths = self.step_lengths(input_features, attention_mask)
-            inconsistency = self.inconsistency(outputs.logits, other.logits, step_lengths, labels)
-            outputs.loss = (outputs.loss + other.loss) / 2 + self.config.consistency_weight * inconsistency
+            disagreement = inconsistency(outputs.logits, other.logits, step_lengths, labels, self.config)
+            outputs.loss = (outputs.loss + other.loss) / 2 + self.config.consistency_weight * disagreement
         return outputs
 
     def _forward_view(
@@ -344,11 +346,11 @@ class SpeechBertForCTC(SpeechBertPreTrainedModel):
         loss = None
         if labels is not None:
             step_lengths = self.step_lengths(input_features, attention_mask)
-            loss = self.ctc_loss(logits, step_lengths, labels)
+            loss = ctc_loss(logits, step_lengths, labels, self.config)
         if middle_share > 0:
             middle = outputs.hidden_states[len(outputs.hidden_states) // 2]
             middle = nn.functional.layer_norm(middle, middle.shape[-1:])  # some checkpoints norm after the last layer
-            middle_loss = self.ctc_loss(self.head(self.dropout(middle)), step_lengths, labels)
+            middle_loss = ctc_loss(self.head(self.dropout(middle)), step_lengths, labels, self.config)
             loss = (1 - middle_share) * loss + middle_share * middle_loss
         return CausalLMOutput(loss, logits, outputs.hidden_states if wanted else None, outputs.attentions)
 
@@ -400,154 +402,6 @@ class SpeechBertForCTC(SpeechBertPreTrainedModel):
         else:
             frame_lengths = attention_mask.sum(dim=-1, dtype=torch.long)
         return output_lengths(frame_lengths, self.config.subsampling)
-
-    def ctc_loss(self, logits: torch.Tensor, step_lengths: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        """CTC loss in float32 (Graves et al., 2006), summed or averaged as the configuration says.
-
-        Args:
-            logits: `(batch, steps, vocab)`.
-            step_lengths: `(batch,)`.
-            labels: `(batch, tokens)` unit ids, padded with -100.
-
-        Returns:
-            A scalar.
-
-        Raises:
-            ValueError: As `forward`.
-        """
-        is_label = labels >= 0
-        blank = self.config.pad_token_id
-        check_labels(labels, is_label, step_lengths, blank, self.config.vocab_size)
-        log_probs = nn.functional.log_softmax(logits, dim=-1, dtype=torch.float32).transpose(0, 1)
-        with torch.backends.cudnn.flags(enabled=False):
-            return nn.functional.ctc_loss(
-                log_probs,  # (steps, batch, vocab)
-                labels.masked_fill(~is_label, blank),
-                step_lengths,
-                is_label.sum(dim=-1),
-                blank=blank,
-                reduction=self.config.ctc_loss_reduction,
-            )
-
-    def inconsistency(
-        self, logits: torch.Tensor, other: torch.Tensor, step_lengths: torch.Tensor, labels: torch.Tensor
-    ) -> torch.Tensor:
-        """How far two views of the same utterances disagree: CR-CTC's loss (Yao et al., 2024, equation 5).
-
-        Each view's distributions are the target of the other's, by Kullback-Leibler divergence in float32.
-
-        Args:
-            logits: Of one view, `(batch, steps, vocab)`.
-            other: Of the other view, of the same shape.
-            step_lengths: `(batch,)`.
-            labels: `(batch, tokens)`; `mean` divides an utterance's sum by their number, as the CTC loss does.
-
-        Returns:
-            A scalar, reduced as the CTC loss is.
-        """
-        views = [nn.functional.log_softmax(view, dim=-1, dtype=torch.float32) for view in (logits, other)]
-        divergence = sum(
-            nn.functional.kl_div(view, target.detach(), log_target=True, reduction="none").sum(dim=-1) / 2
-            for view, target in (views, views[::-1])
-        )  # (batch, steps)
-        sums = (divergence * length_mask(step_lengths, logits.shape[1])).sum(dim=-1)
-        if self.config.ctc_loss_reduction == "sum":
-            return sums.sum()
-        return (sums / (labels >= 0).sum(dim=-1).clamp(min=1)).mean()
-
-
-def check_labels(
-    labels: torch.Tensor, is_label: torch.Tensor, step_lengths: torch.Tensor, blank: int, vocab_size: int
-) -> None:
-    """Refuse labels that CTC cannot align, which would make the loss infinite or silently zero.
-
-    Args:
-        labels: `(batch, tokens)`, padded on the right with negative numbers.
-        is_label: `(batch, tokens)`, True where `labels` is no padding.
-        step_lengths: `(batch,)`.
-        blank: Id of the blank.
-        vocab_size: Number of units.
-
-    Raises:
-        ValueError: Naming the rows of the batch and what they need.
-    """
-    wrong = is_label & ((labels >= vocab_size) | (labels == blank))
-    if wrong.any():
-        raise ValueError(
-            f"labels hold {sorted(set(labels[wrong].tolist()))}; they need to be unit ids below {vocab_size} other "
-            f"than the blank {blank}. Make them with the processor that belongs to this model."
-        )
-    needed = needed_steps(labels)
-    too_short = (needed > step_lengths).nonzero()[:, 0].tolist()
-    if too_short:
-        rows = "; ".join(f"row {row}: {step_lengths[row]} steps for {needed[row]}" for row in too_short[:5])
-        raise ValueError(
-            f"{len(too_short)} of {len(labels)} utterances are too short for their labels ({rows}, a step between "
-            "equal neighbours included). Drop them (hf_speechft.data.filter_corpus does), or use a smaller "
-            "subsampling or the native vocabulary."
-        )
-
-
-def needed_steps(labels: torch.Tensor) -> torch.Tensor:
-    """Steps that CTC needs at least: one for each token, one more between equal neighbours.
-
-    Args:
-        labels: `(batch, tokens)`, padded on the right with negative numbers.
-
-    Returns:
-        `(batch,)`.
-
-    >>> needed_steps(torch.tensor([[5, 7, 7], [5, -100, -100]])).tolist()
-    [4, 1]
-    """
-    is_label = labels >= 0
-    repeats = (labels[:, 1:] == labels[:, :-1]) & is_label[:, 1:]
-    return is_label.sum(dim=-1) + repeats.sum(dim=-1)
-
-
-def best_path(logits: torch.Tensor, step_lengths: torch.Tensor, blank: int) -> torch.Tensor:
-    """Best unit of each step, blank behind an utterance's end.
-
-    Args:
-        logits: `(batch, steps, vocab)`.
-        step_lengths: `(batch,)`.
-        blank: Id of the blank.
-
-    Returns:
-        Ids `(batch, steps)`.
-    """
-    beyond_end = ~length_mask(step_lengths, logits.shape[1])
-    return logits.argmax(dim=-1).masked_fill(beyond_end, blank)
-
-
-def span_mask(lengths: torch.Tensor, size: int, share: float, span: int, min_spans: int) -> torch.Tensor:
-    """Draw spans of one width at random places, as Wav2Vec2's `mask_time_*` settings describe them.
-
-    Each row gets `share * length / span` spans, rounded up or down at random, at least `min_spans`; they may overlap.
-
-    Args:
-        lengths: Places that may be masked in each row, `(batch,)`.
-        size: Width of the mask.
-        share: Share of the places that spans cover, overlaps counted twice.
-        span: Places in a span; cut where a row is shorter.
-        min_spans: Least number of spans in each row.
-
-    Returns:
-        Boolean mask `(batch, size)`, True inside a span.
-    """
-    device = lengths.device
-    mask = torch.zeros(len(lengths), size, dtype=torch.bool, device=device)
-    if share <= 0 and min_spans <= 0:
-        return mask
-    counts = (share * lengths / span + torch.rand(len(lengths), device=device)).floor().clamp(min=min_spans)
-    most = max(int(share * size / span) + 1, min_spans)
-    starts = torch.rand(len(lengths), most, device=device) * (lengths - span + 1).clamp(min=1)[:, None]
-    starts = starts.floor()[:, :, None]  # (batch, spans, 1)
-    places = torch.arange(size, device=device)
-    inside = (places >= starts) & (places < starts + span)  # (batch, spans, size)
-    drawn = torch.arange(most, device=device)[None, :] < counts[:, None]
-    mask |= (inside & drawn[:, :, None]).any(dim=1)
-    return mask & length_mask(lengths, size)
 
 
 __all__ = ["SpeechBertForCTC", "SpeechBertModel", "SpeechBertPast", "SpeechBertPreTrainedModel"]

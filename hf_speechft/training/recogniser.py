@@ -18,7 +18,7 @@ from transformers import PreTrainedConfig
 from hf_speechft import SpeechBertConfig, SpeechBertForCTC, SpeechBertProcessor, SpeechBertTokenizer
 from hf_speechft.data.demo import demo_checkpoint
 from hf_speechft.model.backbone_speechbert import set_attention_dropout, set_body_dropout
-from hf_speechft.model.feature_extraction_speechbert import CAUSAL_NORMALIZE_MODES
+from hf_speechft.model.normalization_speechbert import CAUSAL_NORMALIZE_MODES
 from hf_speechft.training.arguments import PACKAGED_MINILM, DataArguments, ModelArguments
 
 logger = logging.getLogger(__name__)

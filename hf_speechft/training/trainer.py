@@ -18,7 +18,7 @@ from transformers.trainer_utils import EvalLoopOutput, TrainOutput, rotate_check
 
 from hf_speechft.data.balance import ClassBalance
 from hf_speechft.data.batching import SecondsBatchSampler, padding_share
-from hf_speechft.model.modeling_speechbert import best_path, needed_steps
+from hf_speechft.model.ctc_speechbert import best_path, ctc_loss, needed_steps
 from hf_speechft.scoring.metrics import CER, WER
 from hf_speechft.sharing.save import FULL_BELOW_BYTES, SaveError
 from hf_speechft.training.arguments import SpeechTrainingArguments
@@ -285,7 +285,7 @@ class SpeechTrainer(Trainer):
         alignable &= self._is_first_time(len(labels)).to(labels.device)
         loss = logits.new_zeros((), dtype=torch.float32)
         if alignable.any():
-            loss = recogniser.ctc_loss(logits[alignable], step_lengths[alignable], labels[alignable])
+            loss = ctc_loss(logits[alignable], step_lengths[alignable], labels[alignable], recogniser.config)
         if prediction_loss_only:
             return loss, None, None
         ids = best_path(logits, step_lengths, recogniser.config.pad_token_id)

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from transformers import BatchFeature
 
 from hf_speechft.model import feature_extraction_speechbert as module
+from hf_speechft.model import normalization_speechbert as normalization
 from hf_speechft.model.feature_extraction_speechbert import FEATURE_TYPES, SpeechBertFeatureExtractor
 
 RATE_HZ = 16000
@@ -131,15 +132,15 @@ def test_normalize_utterance_matches_numpy():
 
 @pytest.mark.parametrize("feature_type", FEATURE_TYPES)
 def test_normalize_running_matches_numpy(feature_type, monkeypatch):
-    monkeypatch.setattr(module, "NORMALIZE_BLOCK_FRAMES", 37)
+    monkeypatch.setattr(normalization, "NORMALIZE_BLOCK_FRAMES", 37)
     options = {"feature_type": feature_type, "waveform_scale": 32768.0}
     clip = speech_like(1.0)
     plain = extract(SpeechBertFeatureExtractor(20, normalize="none", **options), clip).input_features[0].double()
     given = extract(SpeechBertFeatureExtractor(20, normalize="running", **options), clip).input_features[0]
     # The prior: frames of one mean and one deviation in all mel filters; for mfcc C0 stands for that mean.
-    loudness = module.PRIOR_MEL_MEAN[feature_type] + 2 * np.log(32768)
+    loudness = normalization.PRIOR_MEL_MEAN[feature_type] + 2 * np.log(32768)
     centre = np.full(20, loudness) if feature_type != "mfcc" else np.r_[loudness * np.sqrt(23), np.zeros(19)]
-    std, prior = module.PRIOR_STD[feature_type], module.PRIOR_FRAMES
+    std, prior = normalization.PRIOR_STD[feature_type], normalization.PRIOR_FRAMES
     half = np.tile(centre + std, (prior // 2, 1)), np.tile(centre - std, (prior // 2, 1))
     for frame in (0, 1, 36, 37, 97):
         heard = np.concatenate([*half, plain[: frame + 1].numpy()])
@@ -154,19 +155,6 @@ def test_normalize_running_hears_nothing_that_follows():
     cut = extract(extractor, clip[:RATE_HZ]).input_features
     torch.testing.assert_close(whole[0, : cut.shape[1]], cut[0], atol=1e-5, rtol=0)
     assert (whole[1, extractor.frame_count(RATE_HZ // 2) :] == 0).all()
-
-
-def test_normalize_running_of_ten_minutes_stays_exact():
-    normalizer = module.RunningNormalizer(torch.zeros(2), torch.ones(2))
-    generator = torch.Generator().manual_seed(0)
-    frames = 3.0 * torch.randn(60_000, 2, generator=generator) + 20.0
-    given = frames.clone()
-    for piece in given.split(7):
-        normalizer(piece)
-    heard = torch.cat([torch.tensor([-1.0, 1.0]).repeat(module.PRIOR_FRAMES // 2)[:, None].repeat(1, 2), frames])
-    heard = heard.double()
-    expected = (frames[-1] - heard.mean(0)) / heard.std(0, unbiased=False)
-    torch.testing.assert_close(given[-1].double(), expected, atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize("feature_type", FEATURE_TYPES)
@@ -346,7 +334,7 @@ def test_call_under_autocast_and_other_default_dtype_is_unchanged():
     clip = speech_like(0.3)
     extractor = SpeechBertFeatureExtractor()
     expected = extract(extractor, clip).input_features
-    module._tables.cache_clear()
+    module.feature_tables.cache_clear()
     try:
         torch.set_default_dtype(torch.float64)
         with torch.autocast("cpu", torch.bfloat16), torch.inference_mode():
@@ -354,19 +342,6 @@ def test_call_under_autocast_and_other_default_dtype_is_unchanged():
     finally:
         torch.set_default_dtype(torch.float32)
     torch.testing.assert_close(features, expected, atol=1e-5, rtol=0)
-
-
-def test_call_with_filters_too_narrow_for_a_frequency_warns():
-    messages = []
-    handler = logging.Handler()
-    handler.emit = lambda record: messages.append(record.getMessage())
-    module.logger.addHandler(handler)
-    try:
-        extract(SpeechBertFeatureExtractor(127), speech_like(0.3))
-    finally:
-        module.logger.removeHandler(handler)
-    assert len(messages) == 1
-    assert "of 127 mel filters are always empty: narrower than the 31.2 Hz" in messages[0]
 
 
 # --- Sizes

@@ -1,6 +1,5 @@
 """SpeechBertModel and SpeechBertForCTC: padding, attention, loss, masks, checkpoints and bad input."""
 
-import itertools
 import math
 
 import pytest
@@ -13,13 +12,8 @@ from transformers import (
 from transformers.loss.loss_ctc import ForCTCLoss
 
 from hf_speechft import SpeechBertConfig, SpeechBertForCTC, SpeechBertModel
+from hf_speechft.model.ctc_speechbert import ctc_loss, inconsistency
 from hf_speechft.model.frontend_speechbert import FRONTENDS, output_lengths
-from hf_speechft.model.modeling_speechbert import (
-    best_path,
-    check_labels,
-    needed_steps,
-    span_mask,
-)
 from tests.model.tiny_text_models import bert_config, gpt2_config, in_own_memory, roberta_config
 
 MELS = 8
@@ -118,12 +112,6 @@ def test_output_lengths_agree_in_frontend_mask_loss_and_generate(frontend, subsa
     torch.testing.assert_close(outputs.loss, torch.stack(rows).mean(), rtol=1e-4, atol=1e-4)
 
 
-def test_best_path_matches_argmax_until_the_end():
-    logits = torch.tensor([[[0.0, 1.0, 2.0], [3.0, 1.0, 2.0], [0.0, 5.0, 2.0]]]).expand(2, -1, -1)
-    assert best_path(logits, torch.tensor([3, 1]), blank=0).tolist() == [[2, 0, 1], [2, 0, 0]]
-    assert best_path(logits, torch.tensor([3, 1]), blank=2).tolist() == [[2, 0, 1], [2, 2, 2]]
-
-
 # Attention
 
 
@@ -204,33 +192,11 @@ def test_forward_return_dict_false_gives_a_tuple():
 # Loss
 
 
-def collapse(path, blank=0):
-    """What CTC reads from one unit for each step: repeats become one, then blanks go."""
-    return tuple(unit for unit, _ in itertools.groupby(path) if unit != blank)
-
-
-def enumerated_loss(log_probs, labels):
-    """Negative log of the summed probability of every path that reads as the labels."""
-    steps, vocab = log_probs.shape
-    paths = [path for path in itertools.product(range(vocab), repeat=steps) if collapse(path) == tuple(labels)]
-    scores = [sum(log_probs[step, unit] for step, unit in enumerate(path)) for path in paths]
-    return -torch.logsumexp(torch.stack(scores), dim=0)
-
-
 def reference_loss(log_probs, labels):
     """torch's loss of one utterance, over its number of tokens."""
     lengths = torch.tensor([len(log_probs)]), torch.tensor([len(labels)])
     loss = torch.nn.functional.ctc_loss(log_probs[:, None], torch.tensor([labels]), *lengths, reduction="sum")
     return loss / max(len(labels), 1)
-
-
-@pytest.mark.parametrize("labels", [[1], [1, 2], [1, 1], [2, 1, 2], [2, 2, 1]])
-def test_ctc_loss_matches_enumeration_of_alignments(labels):
-    torch.manual_seed(3)
-    logits = torch.randn(1, 5, 3)
-    model = make_model(vocab_size=3, ctc_loss_reduction="sum")
-    loss = model.ctc_loss(logits, torch.tensor([5]), torch.tensor([labels + [-100]]))
-    torch.testing.assert_close(loss, enumerated_loss(logits[0].log_softmax(dim=-1), labels))
 
 
 @pytest.mark.parametrize("reduction", ["mean", "sum"])
@@ -281,14 +247,6 @@ def test_autocast_to_bfloat16_gives_a_loss_with_gradients():
     assert model.head.weight.grad.abs().sum() > 0
 
 
-@pytest.mark.parametrize(
-    ("labels", "needed"),
-    [([[4, 5, 6]], [3]), ([[4, 4, 4]], [5]), ([[4, 4, -100], [7, -100, -100], [-100] * 3], [3, 1, 0])],
-)
-def test_needed_steps_counts_tokens_and_repeats(labels, needed):
-    assert needed_steps(torch.tensor(labels)).tolist() == needed
-
-
 def test_loss_labels_longer_than_steps_raises():
     model = make_model()
     features, mask = make_batch(40, 8, 9)
@@ -311,12 +269,6 @@ def test_loss_labels_outside_the_vocabulary_raises(labels, named):
         make_model()(features, mask, labels=torch.tensor(labels))
 
 
-def test_check_labels_many_short_rows_names_five():
-    labels = torch.full((9, 4), 3)
-    with pytest.raises(ValueError, match=r"9 of 9 utterances .*row 4: 2 steps for 7, a step"):
-        check_labels(labels, labels >= 0, torch.full((9,), 2), blank=0, vocab_size=VOCAB)
-
-
 def make_learner(**fields):
     """A model in training without dropout; masks only if asked for."""
     text_config = bert_config(hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0, num_hidden_layers=4)
@@ -336,7 +288,9 @@ def test_intermediate_ctc_is_a_share_of_the_loss_in_training():
     middle = hidden_states[2]  # of the embeddings and four layers
     middle = (middle - middle.mean(-1, keepdim=True)) / (middle.var(-1, unbiased=False, keepdim=True) + 1e-5).sqrt()
     lengths = model.step_lengths(features, mask)
-    last, inner = (model.ctc_loss(model.head(hidden), lengths, LABELS) for hidden in (hidden_states[-1], middle))
+    last, inner = (
+        ctc_loss(model.head(hidden), lengths, LABELS, model.config) for hidden in (hidden_states[-1], middle)
+    )
     torch.testing.assert_close(outputs.loss, 0.7 * last + 0.3 * inner)
     torch.testing.assert_close(model.eval()(features, mask, labels=LABELS).loss, last)
 
@@ -345,21 +299,6 @@ def test_intermediate_ctc_keeps_hidden_states_that_were_asked_for():
     model = make_learner(intermediate_ctc_weight=0.3)
     outputs = model(*make_batch(60, 40), labels=LABELS, output_hidden_states=True)
     assert len(outputs.hidden_states) == 5
-
-
-@pytest.mark.parametrize("reduction", ["mean", "sum"])
-def test_inconsistency_matches_kullback_leibler_step_by_step(reduction):
-    model = make_learner(ctc_loss_reduction=reduction)
-    torch.manual_seed(3)
-    logits, other = torch.randn(2, 2, 15, VOCAB)
-    total = torch.tensor(0.0)
-    for row, (steps, tokens) in enumerate([(15, 3), (10, 2)]):
-        for step in range(steps):
-            p, q = logits[row, step].softmax(-1), other[row, step].softmax(-1)
-            symmetric = ((p * (p / q).log()).sum() + (q * (q / p).log()).sum()) / 2
-            total += symmetric / (2 * tokens) if reduction == "mean" else symmetric
-    inconsistency = model.inconsistency(logits, other, torch.tensor([15, 10]), LABELS)
-    torch.testing.assert_close(inconsistency, total)
 
 
 def test_consistency_of_equal_views_is_the_plain_loss():
@@ -377,62 +316,14 @@ def test_consistency_compares_two_masked_views_in_training_only():
     one, other = (model(features, mask).logits for _ in range(2))
     lengths = model.step_lengths(features, mask)
     assert not torch.equal(one, other)
-    plain = (model.ctc_loss(one, lengths, LABELS) + model.ctc_loss(other, lengths, LABELS)) / 2
-    torch.testing.assert_close(loss, plain + 0.2 * model.inconsistency(one, other, lengths, LABELS))
+    plain = sum(ctc_loss(logits, lengths, LABELS, model.config) for logits in (one, other)) / 2
+    torch.testing.assert_close(loss, plain + 0.2 * inconsistency(one, other, lengths, LABELS, model.config))
     logits = model.eval()(features, mask).logits
-    torch.testing.assert_close(model(features, mask, labels=LABELS).loss, model.ctc_loss(logits, lengths, LABELS))
+    loss = model(features, mask, labels=LABELS).loss
+    torch.testing.assert_close(loss, ctc_loss(logits, lengths, LABELS, model.config))
 
 
 # SpecAugment
-
-
-def test_span_mask_covers_the_share_it_was_given():
-    torch.manual_seed(0)
-    lengths = torch.full((4000,), 200)
-    mask = span_mask(lengths, 200, share=0.1, span=10, min_spans=0)
-    assert mask.shape == (4000, 200)
-    # Two spans of 10 in 191 places overlap by 10 * 10 / 191 on average, give or take the ends.
-    assert mask.float().mean().item() == pytest.approx((20 - 100 / 191) / 200, rel=0.02)
-    # Every place is hit; those in the middle all equally often.
-    middle = mask[:, 10:190].float().mean(dim=0)
-    assert middle.min() > 0.07
-    assert middle.max() < 0.13
-
-
-def test_span_mask_number_of_spans_is_rounded_at_random():
-    torch.manual_seed(0)
-    mask = span_mask(torch.full((5000,), 100), 100, share=0.03, span=10, min_spans=0)
-    assert set(mask.sum(dim=-1).tolist()) == {0, 10}
-    assert (mask.any(dim=-1)).float().mean().item() == pytest.approx(0.3, abs=0.03)
-
-
-def test_span_mask_stays_within_lengths():
-    torch.manual_seed(0)
-    lengths = torch.tensor([0, 3, 10, 50] * 200)
-    mask = span_mask(lengths, 60, share=0.5, span=10, min_spans=1)
-    beyond = torch.arange(60)[None, :] >= lengths[:, None]
-    assert not mask[beyond].any()
-    assert mask[lengths == 50].any(dim=-1).all()
-    assert (mask[lengths == 3].sum(dim=-1) == 3).all()  # a row shorter than a span is covered
-
-
-def test_span_mask_least_number_of_spans_is_kept():
-    torch.manual_seed(0)
-    counts = span_mask(torch.full((300,), 400), 400, share=0.0, span=5, min_spans=2).sum(dim=-1)
-    assert counts.min() >= 5
-    assert counts.max() == 10
-
-
-def test_span_mask_nothing_asked_is_empty():
-    assert not span_mask(torch.tensor([20, 30]), 30, share=0.0, span=5, min_spans=0).any()
-
-
-def test_span_mask_seed_repeats():
-    masks = []
-    for _ in range(2):
-        torch.manual_seed(7)
-        masks.append(span_mask(torch.tensor([50, 40]), 50, share=0.3, span=5, min_spans=0))
-    assert torch.equal(*masks)
 
 
 def features_that_reach_the_frontend(model, features, mask):
