@@ -34,7 +34,7 @@ from .backbone_speechbert import (
     word_vectors,
 )
 from .configuration_speechbert import SpeechBertConfig
-from .ctc_speechbert import best_path, ctc_loss, inconsistency
+from .ctc_speechbert import best_path, ctc_loss, inconsistency, needed_steps
 from .frontend_speechbert import FrontendPast, build_frontend, length_mask, match_embedding_scale, output_lengths
 from .spec_augment_speechbert import span_mask
 
@@ -303,6 +303,7 @@ class SpeechBertForCTC(SpeechBertPreTrainedModel):
         input_features: torch.Tensor,
         attention_mask: torch.Tensor | None = None,
         labels: torch.Tensor | None = None,
+        middle_labels: torch.Tensor | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> CausalLMOutput:
         """Compute logits and, where labels are given, the CTC loss.
@@ -311,6 +312,9 @@ class SpeechBertForCTC(SpeechBertPreTrainedModel):
             input_features: `(batch, frames, mels)`, padded on the right.
             attention_mask: `(batch, frames)`, 1 where a frame is real; `None` where all are.
             labels: `(batch, tokens)` unit ids, padded with -100.
+            middle_labels: What the middle layer learns in training if `config.intermediate_ctc_weight` is above 0,
+                in units of the same vocabulary, such as `tokenizer.spell(labels)`; `labels` by default. The middle
+                layer learns nothing from utterances that have fewer steps than these need.
             **kwargs: Arguments of the text transformer.
 
         Returns:
@@ -320,9 +324,9 @@ class SpeechBertForCTC(SpeechBertPreTrainedModel):
             ValueError: A label lies outside the vocabulary or is the blank, or an utterance has fewer steps than its
                 labels need.
         """
-        outputs = self._forward_view(input_features, attention_mask, labels, **kwargs)
+        outputs = self._forward_view(input_features, attention_mask, labels, middle_labels, **kwargs)
         if self.training and labels is not None and self.config.consistency_weight > 0:
-            other = self._forward_view(input_features, attention_mask, labels, **kwargs)
+            other = self._forward_view(input_features, attention_mask, labels, middle_labels, **kwargs)
             step_lengths = self.step_lengths(input_features, attention_mask)
             disagreement = inconsistency(outputs.logits, other.logits, step_lengths, labels, self.config)
             outputs.loss = (outputs.loss + other.loss) / 2 + self.config.consistency_weight * disagreement
@@ -333,6 +337,7 @@ class SpeechBertForCTC(SpeechBertPreTrainedModel):
         input_features: torch.Tensor,
         attention_mask: torch.Tensor | None,
         labels: torch.Tensor | None,
+        middle_labels: torch.Tensor | None,
         output_hidden_states: bool | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> CausalLMOutput:
@@ -348,10 +353,16 @@ class SpeechBertForCTC(SpeechBertPreTrainedModel):
             step_lengths = self.step_lengths(input_features, attention_mask)
             loss = ctc_loss(logits, step_lengths, labels, self.config)
         if middle_share > 0:
-            middle = outputs.hidden_states[len(outputs.hidden_states) // 2]
+            middle_labels = labels if middle_labels is None else middle_labels
+            fits = needed_steps(middle_labels) <= step_lengths
+            middle = outputs.hidden_states[len(outputs.hidden_states) // 2][fits]
             middle = nn.functional.layer_norm(middle, middle.shape[-1:])  # some checkpoints norm after the last layer
-            middle_loss = ctc_loss(self.head(self.dropout(middle)), step_lengths, labels, self.config)
-            loss = (1 - middle_share) * loss + middle_share * middle_loss
+            logits_there = self.head(self.dropout(middle))
+            loss = (1 - middle_share) * loss
+            if fits.any():
+                loss = loss + middle_share * ctc_loss(
+                    logits_there, step_lengths[fits], middle_labels[fits], self.config
+                )
         return CausalLMOutput(loss, logits, outputs.hidden_states if wanted else None, outputs.attentions)
 
     @torch.no_grad()

@@ -11,15 +11,19 @@ units joined with `▁` read as a space.
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import groupby
 from pathlib import Path
 
+import torch
+from torch.nn.utils.rnn import pad_sequence
 from transformers import AutoTokenizer, PreTrainedTokenizer
 from transformers.utils import ModelOutput, to_py_obj
 
 WORD_START = "▁"
 SPECIAL_TOKENS = ("<pad>", "<unk>")
 VOCABULARIES = ("char", "native")
+IGNORED = -100  # pads labels
 
 
 class SpeechBertTokenizer(PreTrainedTokenizer):
@@ -98,6 +102,30 @@ class SpeechBertTokenizer(PreTrainedTokenizer):
         """Join units to text; blanks are left out."""
         text = "".join(unit for unit in tokens if unit != self.pad_token)
         return " ".join(text.replace(WORD_START, " ").split())  # a space may be recognised twice in a row
+
+    def spell(self, labels: torch.Tensor) -> torch.Tensor:
+        """Spell each unit in the units of single characters, which every vocabulary holds.
+
+        Args:
+            labels: `(batch, tokens)` unit ids, padded on the right with negative numbers.
+
+        Returns:
+            `(batch, characters)`, padded on the right with -100.
+        """
+        table = self._spellings.to(labels.device)
+        spelled = table[labels.clamp(min=0)].masked_fill((labels < 0)[..., None], IGNORED).flatten(1)
+        order = (spelled < 0).int().argsort(dim=1, stable=True)
+        longest = int((spelled >= 0).sum(dim=1).max())
+        return spelled.gather(1, order)[:, :longest]
+
+    @cached_property
+    def _spellings(self) -> torch.Tensor:
+        """Ids of each unit's characters, `(units, characters)`, padded on the right with -100."""
+        rows = [
+            [self.unit_ids[char] for char in unit] if unit in self.text_units else [unit_id]
+            for unit_id, unit in sorted(self.units.items())
+        ]
+        return pad_sequence([torch.tensor(row) for row in rows], batch_first=True, padding_value=IGNORED)
 
     def decode(
         self,

@@ -185,6 +185,18 @@ class SpeechTrainer(Trainer):
         except ValueError as error:
             raise ValueError(f"--balance_by {column}: {error}") from error
 
+    @cached_property
+    def spells_middle(self) -> bool:
+        """Whether the middle layer learns characters, because the last one learns longer units.
+
+        Words are too far from sound to be found in it from the start; characters lead there (arXiv:1807.07104).
+        """
+        recogniser = self.accelerator.unwrap_model(self.model)
+        return (
+            recogniser.config.intermediate_ctc_weight > 0
+            and self.processing_class.tokenizer.checkpoint_ids is not None
+        )
+
     @property
     def _order_seed(self) -> int:
         return self.args.seed if self.args.data_seed is None else self.args.data_seed
@@ -253,6 +265,8 @@ class SpeechTrainer(Trainer):
         same, for other processes wait for its gradient, which is zero.
         """
         inputs, readable = keep_readable(inputs)
+        if self.spells_middle:
+            inputs["middle_labels"] = self.processing_class.tokenizer.spell(inputs["labels"])
         loss, outputs = super().compute_loss(model, inputs, return_outputs=True)
         if num_items_in_batch is not None:
             batches = self.args.world_size * self.current_gradient_accumulation_steps

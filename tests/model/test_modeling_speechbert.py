@@ -295,6 +295,20 @@ def test_intermediate_ctc_is_a_share_of_the_loss_in_training():
     torch.testing.assert_close(model.eval()(features, mask, labels=LABELS).loss, last)
 
 
+def test_intermediate_ctc_learns_other_labels_from_utterances_with_steps_enough_for_them():
+    model = make_learner(intermediate_ctc_weight=0.3)
+    features, mask = make_batch(60, 40)
+    one = model(features[:1], mask[:1], labels=LABELS[:1], middle_labels=torch.tensor([[7, 7, 8]])).loss
+    last = make_learner()(features[:1], mask[:1], labels=LABELS[:1]).loss
+    assert not torch.equal(one, model(features[:1], mask[:1], labels=LABELS[:1]).loss)
+    too_long = torch.tensor([[7, 7, 8] + [-100] * 8, [3, 4] * 5 + [5]])  # 15 steps for 4 and 10 for 11
+    both = model(features, mask, labels=LABELS, middle_labels=too_long).loss
+    last_of_both = make_learner()(features, mask, labels=LABELS).loss
+    torch.testing.assert_close(both - 0.7 * last_of_both, one - 0.7 * last)
+    none = model(features[1:], mask[1:], labels=LABELS[1:], middle_labels=too_long[1:]).loss
+    torch.testing.assert_close(none, 0.7 * make_learner()(features[1:], mask[1:], labels=LABELS[1:]).loss)
+
+
 def test_intermediate_ctc_keeps_hidden_states_that_were_asked_for():
     model = make_learner(intermediate_ctc_weight=0.3)
     outputs = model(*make_batch(60, 40), labels=LABELS, output_hidden_states=True)

@@ -205,6 +205,23 @@ def test_native_cuts_words_as_minilm_does(tmp_path, minilm):
     assert long_words >= 3
 
 
+def test_spell_native_units_gives_characters_that_read_the_same(native_tokenizer):
+    texts = ["ab abc cab", "", "dab a"]
+    rows = [torch.tensor(native_tokenizer(text)["input_ids"], dtype=torch.long) for text in texts]
+    labels = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=-100)
+    spelled = native_tokenizer.spell(labels)
+    units = [[native_tokenizer.units[unit_id] for unit_id in row if unit_id >= 0] for row in spelled.tolist()]
+    assert units == [list("▁ab▁abc▁cab"), [], list("dab▁a")]
+    assert spelled.shape == (3, len("▁ab▁abc▁cab"))
+    assert set(spelled[spelled < 0].tolist()) == {-100}
+
+
+def test_spell_leaves_characters_and_unknown_units_as_they_are(tmp_path):
+    tokenizer = make_tokenizer(tmp_path, [*SPECIAL_TOKENS, WORD_START, "a", "b"])
+    labels = torch.tensor([[3, 2, 4, 1], [4, -100, -100, -100]])
+    assert torch.equal(tokenizer.spell(labels), labels)
+
+
 def test_sentence_is_cut_word_by_word(native_tokenizer):
     assert native_tokenizer.tokenize("ab abc cab") == ["▁ab", "▁ab", "c", "▁cab"]
     assert native_tokenizer.tokenize("dab a") == ["dab", "▁a"]

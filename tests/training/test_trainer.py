@@ -47,6 +47,28 @@ def with_long_transcript(split, index):
     return concatenate_datasets(rest)
 
 
+@pytest.mark.parametrize(
+    ("vocabulary", "weight", "spells"), [("native", 0.3, True), ("native", 0.0, False), ("char", 0.3, False)]
+)
+def test_middle_layer_learns_characters_below_native_units(argv, tmp_path, vocabulary, weight, spells):
+    options = {"vocabulary": vocabulary, "intermediate_ctc_weight": weight}
+    run = FineTuning(parse_arguments(argv(tmp_path, **options)))
+    batch, seen = batch_of(run, [0, 1]), {}
+    hook = run.trainer.model.register_forward_pre_hook(
+        lambda model, args, kwargs: seen.update(kwargs), with_kwargs=True
+    )
+    run.trainer.compute_loss(run.trainer.model.train(), dict(batch))
+    hook.remove()
+    assert ("middle_labels" in seen) == spells
+    if spells:
+        tokenizer = run.processor.tokenizer
+        given = tokenizer.batch_decode(seen["middle_labels"], group_tokens=False)
+        assert given == run.splits["validation"]["text"][:2]
+        assert all(
+            len(tokenizer.units[unit]) == 1 for unit in seen["middle_labels"][seen["middle_labels"] >= 0].tolist()
+        )
+
+
 def test_evaluation_keeps_the_order_of_the_data(run, trainer):
     expected = [run.processor.tokenizer(text)["input_ids"] for text in run.splits["validation"]["text"]]
     seen = [label[label >= 0].tolist() for batch in trainer.get_eval_dataloader() for label in batch["labels"]]
