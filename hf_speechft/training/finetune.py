@@ -51,7 +51,7 @@ from hf_speechft.training.recogniser import (
     make_processor,
 )
 from hf_speechft.training.report import Prediction, RunFacts, write_report
-from hf_speechft.training.selection import EVALUATED, find_limits, keep_learnable, select_utterances
+from hf_speechft.training.selection import EVALUATED, count_unspelled, find_limits, keep_learnable, select_utterances
 from hf_speechft.training.sharding import check_sharding, gather_weights
 from hf_speechft.training.streaming import StreamTrainer, check_streaming, make_stream
 from hf_speechft.training.trainer import SpeechTrainer, TrainingClock, error_rates, minutes_trained
@@ -164,6 +164,11 @@ class FineTuning:
         self.unreadable = UnreadableClips(self.folder / UNREADABLE_FILE)
         self.trainer = self._make_trainer(model)
         check_sharding(self.trainer)
+        if self.trainer.spells_middle and not self.data_arguments.streaming:
+            unspelled, clips = count_unspelled(self.splits["train"], self.processor, model), len(self.splits["train"])
+            logger.info(
+                "%d of %d clips are too short for the characters that the middle layer learns", unspelled, clips
+            )
         if self.trainer.balance is not None:
             logger.info("--balance_by %s: %s", self.training_arguments.balance_by, self.trainer.balance)
 

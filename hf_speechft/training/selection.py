@@ -74,6 +74,23 @@ def find_limits(
     }
 
 
+def count_unspelled(train: Dataset, processor: SpeechBertProcessor, model: SpeechBertForCTC) -> int:
+    """Clips with fewer steps than CTC needs for their characters.
+
+    From these a middle layer that learns characters (`SpeechTrainer.spells_middle`) learns nothing.
+
+    Args:
+        train: The training split.
+        processor: Names the units.
+        model: Names the subsampling.
+    """
+    return sum(
+        count_steps(processor, model.config.subsampling, 1.0, duration_s)
+        < count_ctc_steps("".join(processor.tokenizer.tokenize(text)))
+        for duration_s, text in zip(train["duration_s"], train["text"], strict=True)
+    )
+
+
 def count_steps(processor: SpeechBertProcessor, subsampling: int, speed: float, duration_s: float) -> int:
     """Steps that the model makes of a clip that is played at a speed."""
     extractor = processor.feature_extractor
