@@ -10,9 +10,7 @@ from transformers import BatchFeature, ProcessorMixin
 from transformers.processing_utils import ProcessingKwargs, Unpack
 
 from .feature_extraction_speechbert import SpeechBertFeatureExtractor
-from .tokenization_speechbert import SpeechBertTokenizer, build_vocabulary
-
-IGNORED_LABEL = -100
+from .tokenization_speechbert import IGNORED_LABEL, SpeechBertTokenizer, build_vocabulary
 
 
 class SpeechBertProcessorKwargs(ProcessingKwargs, total=False):

@@ -23,7 +23,7 @@ from transformers.utils import ModelOutput, to_py_obj
 WORD_START = "▁"
 SPECIAL_TOKENS = ("<pad>", "<unk>")
 VOCABULARIES = ("char", "native")
-IGNORED = -100  # pads labels
+IGNORED_LABEL = -100
 
 
 class SpeechBertTokenizer(PreTrainedTokenizer):
@@ -113,7 +113,7 @@ class SpeechBertTokenizer(PreTrainedTokenizer):
             `(batch, characters)`, padded on the right with -100.
         """
         table = self._spellings.to(labels.device)
-        spelled = table[labels.clamp(min=0)].masked_fill((labels < 0)[..., None], IGNORED).flatten(1)
+        spelled = table[labels.clamp(min=0)].masked_fill((labels < 0)[..., None], IGNORED_LABEL).flatten(1)
         order = (spelled < 0).int().argsort(dim=1, stable=True)
         longest = int((spelled >= 0).sum(dim=1).max())
         return spelled.gather(1, order)[:, :longest]
@@ -125,7 +125,7 @@ class SpeechBertTokenizer(PreTrainedTokenizer):
             [self.unit_ids[char] for char in unit] if unit in self.text_units else [unit_id]
             for unit_id, unit in sorted(self.units.items())
         ]
-        return pad_sequence([torch.tensor(row) for row in rows], batch_first=True, padding_value=IGNORED)
+        return pad_sequence([torch.tensor(row) for row in rows], batch_first=True, padding_value=IGNORED_LABEL)
 
     def decode(
         self,
