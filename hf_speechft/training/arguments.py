@@ -79,7 +79,11 @@ class ModelArguments:
     mask_feature_prob: float = field(default=0.2, metadata={"help": "SpecAugment: share of mel bins under masks."})
     mask_feature_length: int = field(default=10, metadata={"help": "SpecAugment: mel bins in a mask."})
     intermediate_ctc_weight: float = field(
-        default=0.0, metadata={"help": "Share of the loss for the CTC loss of the middle layer, such as 0.3."}
+        default=0.0,
+        metadata={
+            "help": "Share of the loss for the CTC loss of the middle layer, such as 0.3; below native units that "
+            "layer learns characters."
+        },
     )
     consistency_weight: float = field(
         default=0.0,
