@@ -34,6 +34,7 @@ from benchmarks.measure import interleave, limit_threads, resident_gb, times_slo
 from hf_speechft import SpeechBertConfig, SpeechBertFeatureExtractor, SpeechBertForCTC
 from hf_speechft.data import load_corpus
 from hf_speechft.training.arguments import computes_in_bfloat16
+from hf_speechft.training.dropout import draw_bytes
 from hf_speechft.training.trainer import EpochSampler
 
 SPEECH = Path(__file__).resolve().parents[2] / "shared" / "data" / "librispeech_4h"
@@ -103,7 +104,9 @@ def speechbert(
         head_dropout=dropout,
     )
     extract = partial(SpeechBertFeatureExtractor(), sampling_rate=RATE_HZ, return_tensors="pt", device=device)
-    return Trainee(SpeechBertForCTC(config).to(device), extract, labels)
+    model = SpeechBertForCTC(config).to(device)
+    draw_bytes(model)  # as SpeechTrainer
+    return Trainee(model, extract, labels)
 
 
 def wav2vec2(device: str, gradient_checkpointing: bool = False) -> Trainee:

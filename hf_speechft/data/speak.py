@@ -4,8 +4,9 @@ The pip package `espeakng-loader` carries the espeak-ng library and its voices, 
 Unusual here: espeak-ng keeps state in static variables (flutter phase, noise seed, wave phase) that no function of it
 resets, so the same sentence sounds slightly different after another one. Each utterance therefore loads the library
 anew, from a private copy that nothing else in the process can hold open; the same call gives the same samples in any
-order and in any process. Variants with breath or of the Klatt kind (f2, whisper, klatt2) take noise from the C
-library's rand(), which is seeded before each utterance: they repeat on one system but differ between systems.
+order and in any process. Variants with breath (f2, whisper) take noise from a generator of espeak-ng's own, which it
+seeds with the clock when it starts; those of the Klatt kind take it from the C library's rand(), which differs between
+systems. Both are seeded here before each utterance.
 A voice name is a language and an optional variant, such as "en-us" or "en-us+f3".
 
 Source: espeak-ng 1.52, `src/include/espeak-ng/speak_lib.h`.
@@ -163,7 +164,6 @@ class Speaker:
         callback = _CALLBACK(collect)
         encoded = text.encode("utf-8") + b"\0"
         library = ctypes.CDLL(str(self._library_path))
-        _seed_c_noise()
         try:
             folder = os.fsencode(self._voice_data[voice])
             rate_hz = library.espeak_Initialize(_AUDIO_OUTPUT_SYNCHRONOUS, 0, folder, _INITIALIZE_DONT_EXIT)
@@ -172,6 +172,8 @@ class Speaker:
                     f"espeak-ng did not start: espeak_Initialize gave {rate_hz} instead of {ESPEAK_RATE_HZ} Hz with"
                     f" the data in {self._data}; reinstall espeakng-loader"
                 )
+            library.espeak_ng_SetRandSeed(ctypes.c_long(1))
+            _seed_c_noise()
             library.espeak_SetSynthCallback(callback)
             if code := library.espeak_SetVoiceByName(voice.encode("utf-8")):
                 raise ValueError(f"espeak-ng knows no voice {voice!r} (code {code}); give a language such as 'en-us'")

@@ -43,8 +43,7 @@ _TRAIN_VARIANTS = (
     *("kaukovalta", "marcelo", "michel", "miguel", "pablo", "paul", "pedro", "rob"),
 )
 # Speakers (voice names) of each split of an English corpus. Left out are whispers, robots and long echoes, and the
-# variants with "klatt" or "breath" in their files: they take noise from the C library's rand(), which differs between
-# systems.
+# variants with "klatt" or "breath" in their files: they add noise, which not every system draws alike.
 SPEAKERS: dict[str, tuple[str, ...]] = {
     "train": tuple(f"{accent}+{variant}" for variant in _TRAIN_VARIANTS for accent in _ACCENTS),
     "validation": ("en-us+belinda", "en-us+m6", "en+steph3", "en+norbert"),

@@ -96,10 +96,7 @@ class _Network:
         self.parts = 0
         self.written: dict[str, bytes] = {}
         self.start, self.end = self._state(), self._state()
-        entries = [rule.expansion for rule in self.rules.values() if rule.is_public]
-        if not entries:
-            raise ValueError("the grammar has no public rule, so no sentence begins; write 'public <name> = ...;'")
-        for expansion in entries:
+        for expansion in syntax.entries(self.rules):
             self._add(expansion, self.start, self.end)
 
     def _state(self) -> int:

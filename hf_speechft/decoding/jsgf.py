@@ -3,8 +3,8 @@
     text -> lexical elements -> rules, whose expansions are trees
 
 Header, grammar name, rules, references, alternatives, groups, optionals, `*` and `+`, quoted tokens, comments,
-`<NULL>` and `<VOID>` are understood. Tags and weights are read and have no effect, but for the weight 0, which takes
-its alternative out. Imports and recursion are errors.
+`<NULL>` and `<VOID>` are understood. The weight 0 takes its alternative out; other weights count where sentences are
+drawn (`draw_sentences`). Tags are read and have no effect. Imports and recursion are errors.
 
 Source: "JSpeech Grammar Format", W3C Note of 5 June 2000, https://www.w3.org/TR/2000/NOTE-jsgf-20000605/.
 """
@@ -14,7 +14,18 @@ from collections.abc import Iterator
 from graphlib import CycleError, TopologicalSorter
 from typing import NamedTuple, NoReturn
 
-__all__ = ["Choice", "Expansion", "Reference", "Repetition", "Rule", "Sequence", "Token", "fail_at", "parse_jsgf"]
+__all__ = [
+    "Choice",
+    "Expansion",
+    "Reference",
+    "Repetition",
+    "Rule",
+    "Sequence",
+    "Token",
+    "entries",
+    "fail_at",
+    "parse_jsgf",
+]
 
 
 class Token(NamedTuple):
@@ -38,9 +49,13 @@ class Sequence(NamedTuple):
 
 
 class Choice(NamedTuple):
-    """One of the parts; `<VOID>` is a choice without parts, and `[x]` one of `x` and `<NULL>`."""
+    """One of the parts; `<VOID>` is a choice without parts, and `[x]` one of `x` and `<NULL>`.
+
+    `weights` say how often each part is said, compared with the others; where there are none, all are said alike.
+    """
 
     parts: tuple["Expansion", ...]
+    weights: tuple[float, ...] = ()
 
 
 class Repetition(NamedTuple):
@@ -81,6 +96,18 @@ def parse_jsgf(jsgf: str) -> dict[str, Rule]:
     rules = _Parser(jsgf).rules()
     _check_references(jsgf, rules)
     return rules
+
+
+def entries(rules: dict[str, Rule]) -> tuple[Expansion, ...]:
+    """Return what sentences may begin with: the public rules' expansions.
+
+    Raises:
+        ValueError: There is no public rule.
+    """
+    public = tuple(rule.expansion for rule in rules.values() if rule.is_public)
+    if not public:
+        raise ValueError("the grammar has no public rule, so no sentence begins; write 'public <name> = ...;'")
+    return public
 
 
 def fail_at(jsgf: str, position: int, message: str) -> NoReturn:
@@ -183,13 +210,17 @@ class _Parser:
         return rules
 
     def _alternatives(self) -> Expansion:
-        parts = []
+        parts, weights = [], []
         while True:
             weight = self._accept("weight")
+            weights.append(1.0 if weight is None else self._number(weight))
             part = self._sequence()
-            parts.append(VOID if weight and self._number(weight) == 0 else part)
+            parts.append(part if weights[-1] > 0 else VOID)
             if not self._accept("symbol", "|"):
-                return parts[0] if len(parts) == 1 else Choice(tuple(parts))
+                break
+        if len(parts) == 1:
+            return parts[0]
+        return Choice(tuple(parts), () if len(set(weights)) == 1 else tuple(weights))
 
     def _number(self, weight: _Lexeme) -> float:
         try:

@@ -324,15 +324,25 @@ class SpeechBertForCTC(SpeechBertPreTrainedModel):
             ValueError: A label lies outside the vocabulary or is the blank, or an utterance has fewer steps than its
                 labels need.
         """
-        outputs = self._forward_view(input_features, attention_mask, labels, middle_labels, **kwargs)
-        if self.training and labels is not None and self.config.consistency_weight > 0:
-            other = self._forward_view(input_features, attention_mask, labels, middle_labels, **kwargs)
-            step_lengths = self.step_lengths(input_features, attention_mask)
-            disagreement = inconsistency(outputs.logits, other.logits, step_lengths, labels, self.config)
-            outputs.loss = (outputs.loss + other.loss) / 2 + self.config.consistency_weight * disagreement
-        return outputs
+        if not self.training or labels is None or self.config.consistency_weight == 0:
+            return self._forward(input_features, attention_mask, labels, middle_labels, **kwargs)
+        twice = [
+            None if tensor is None else torch.cat([tensor, tensor])
+            for tensor in (input_features, attention_mask, labels, middle_labels)
+        ]  # as one batch: in training each row has masks of its own
+        both = self._forward(*twice, **kwargs)
+        logits, other = both.logits.chunk(2)
+        step_lengths = self.step_lengths(input_features, attention_mask)
+        disagreement = inconsistency(logits, other, step_lengths, labels, self.config)
+        loss = both.loss / 2 if self.config.ctc_loss_reduction == "sum" else both.loss
+        return CausalLMOutput(
+            loss + self.config.consistency_weight * disagreement,
+            logits,
+            first_view(both.hidden_states),
+            first_view(both.attentions),
+        )
 
-    def _forward_view(
+    def _forward(
         self,
         input_features: torch.Tensor,
         attention_mask: torch.Tensor | None,
@@ -341,7 +351,7 @@ class SpeechBertForCTC(SpeechBertPreTrainedModel):
         output_hidden_states: bool | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> CausalLMOutput:
-        """Logits and loss of one pass, which in training sees the utterances under masks of its own."""
+        """Logits and loss of one pass."""
         wanted = self.config.output_hidden_states if output_hidden_states is None else output_hidden_states
         middle_share = self.config.intermediate_ctc_weight if self.training and labels is not None else 0.0
         outputs = self.speechbert(
@@ -413,6 +423,11 @@ class SpeechBertForCTC(SpeechBertPreTrainedModel):
         else:
             frame_lengths = attention_mask.sum(dim=-1, dtype=torch.long)
         return output_lengths(frame_lengths, self.config.subsampling)
+
+
+def first_view(layers: tuple[torch.Tensor, ...] | None) -> tuple[torch.Tensor, ...] | None:
+    """Take the first half of the rows of each layer."""
+    return None if layers is None else tuple(layer.chunk(2)[0] for layer in layers)
 
 
 __all__ = ["SpeechBertForCTC", "SpeechBertModel", "SpeechBertPast", "SpeechBertPreTrainedModel"]

@@ -172,14 +172,17 @@ class DataArguments(AugmentationArguments):
             "transcripts are; by default the training transcripts."
         },
     )
-    warmup_corpus: str | None = field(
+    warmup_corpus: list[str] | None = field(
         default=None,
         metadata={
-            "help": "Text that espeak-ng speaks for a first stage on synthetic speech: a file with a sentence a line, "
-            "or 'train' for the training transcripts. Needs the demo extra."
+            "help": "Texts that espeak-ng speaks for a first stage on synthetic speech, each in as many utterances as "
+            "the others: files with a sentence a line, JSGF grammars (*.jsgf), of which sentences are drawn, or "
+            "'train' for the training transcripts. Needs the demo extra."
         },
     )
-    warmup_utterances: int = field(default=1500, metadata={"help": "Utterances of that stage; lines come in turn."})
+    warmup_utterances: int = field(
+        default=1500, metadata={"help": "Utterances of that stage; the lines of a text come in turn."}
+    )
     warmup_language: str | None = field(
         default=None, metadata={"help": "espeak-ng's name of the text's language, such as 'de'; English by default."}
     )

@@ -23,6 +23,7 @@ from hf_speechft.scoring.metrics import CER, WER
 from hf_speechft.sharing.save import FULL_BELOW_BYTES, SaveError
 from hf_speechft.training.arguments import SpeechTrainingArguments
 from hf_speechft.training.checkpoints import STATE_FILE, UNEVALUATED_FOLDER
+from hf_speechft.training.dropout import draw_bytes
 from hf_speechft.training.memory import halve_evaluation, is_out_of_memory, naming_batch
 from hf_speechft.training.optim import group_parameters, hold_waiting_groups, step_schedule
 from hf_speechft.training.preemption import Preemption
@@ -40,6 +41,7 @@ class SpeechTrainer(Trainer):
 
     def __init__(self, *args: object, **kwargs: object) -> None:
         super().__init__(*args, **kwargs)
+        draw_bytes(self.model)
         self._preemption = Preemption()
         self.add_callback(self._preemption)
 
@@ -191,11 +193,9 @@ class SpeechTrainer(Trainer):
 
         Words are too far from sound to be found in it from the start; characters lead there (arXiv:1807.07104).
         """
-        recogniser = self.accelerator.unwrap_model(self.model)
-        return (
-            recogniser.config.intermediate_ctc_weight > 0
-            and self.processing_class.tokenizer.checkpoint_ids is not None
-        )
+        tokenizer = getattr(self.processing_class, "tokenizer", None)
+        learns_longer_units = tokenizer is not None and tokenizer.checkpoint_ids is not None
+        return learns_longer_units and self.accelerator.unwrap_model(self.model).config.intermediate_ctc_weight > 0
 
     @property
     def _order_seed(self) -> int:

@@ -7,7 +7,9 @@ Speech", 2019 (arXiv:1909.11699).
 
 import copy
 import dataclasses
+import itertools
 import logging
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,7 +19,8 @@ from transformers import TrainerState, set_seed
 from hf_speechft import SpeechBertForCTC, SpeechBertProcessor
 from hf_speechft.data.collate import SpeechCollator
 from hf_speechft.data.spoken import load_spoken, plan_lines
-from hf_speechft.data.text import normalize_text, read_sentences
+from hf_speechft.data.text import normalize_text, read_sentences, read_text
+from hf_speechft.decoding.jsgf_sentences import draw_sentences
 from hf_speechft.training.arguments import DataArguments, SpeechTrainingArguments
 from hf_speechft.training.checkpoints import STATE_FILE, WARMUP_FOLDER, is_trained, whole_checkpoints
 from hf_speechft.training.sharding import gather_weights
@@ -25,7 +28,7 @@ from hf_speechft.training.trainer import SpeechTrainer, TrainingClock, minutes_t
 
 logger = logging.getLogger(__name__)
 
-TRANSCRIPTS = "train"
+TRANSCRIPTS, GRAMMAR_SUFFIX = "train", ".jsgf"
 
 
 @dataclass(frozen=True)
@@ -40,10 +43,10 @@ class WarmupFacts:
 
 
 def speak_corpus(data: DataArguments, transcripts: list[str], seed: int) -> Dataset | None:
-    """Speak the text that `--warmup_corpus` names.
+    """Speak the texts that `--warmup_corpus` names, each in as many utterances as the others.
 
     Args:
-        data: Names the text, how many utterances to speak and their language.
+        data: Names the texts, how many utterances to speak and their language.
         transcripts: Of the training split, for the corpus `train`. Other lines need to be written with their
             characters, since others would be units that real speech never teaches.
         seed: Of voices, speeds and noise.
@@ -52,33 +55,45 @@ def speak_corpus(data: DataArguments, transcripts: list[str], seed: int) -> Data
         Utterances as those of `load_corpus`; None where there is no such stage.
 
     Raises:
-        ValueError: The file is missing, or none of its lines can be used.
+        ValueError: A file is missing, a grammar is none, or no line can be used.
         ImportError: espeakng-loader is not installed.
     """
-    if data.warmup_corpus is None:
+    if not data.warmup_corpus:
         return None
-    lines = transcripts if data.warmup_corpus == TRANSCRIPTS else _read_lines(data, transcripts)
-    plan = plan_lines(
-        [line for line in lines if line.strip()], data.warmup_utterances, seed=seed, language=data.warmup_language
-    )
+    share = math.ceil(data.warmup_utterances / len(data.warmup_corpus))
+    lines: list[str] = []
+    for text in data.warmup_corpus:
+        of_text = transcripts if text == TRANSCRIPTS else _known_lines(text, share, seed, data, transcripts)
+        lines += itertools.islice(itertools.cycle(line for line in of_text if line.strip()), share)
+    plan = plan_lines(lines, data.warmup_utterances, seed=seed, language=data.warmup_language)
     return load_spoken(plan, name="warm-up", seed=seed, cache_dir=data.cache_dir)["train"]
 
 
-def _read_lines(data: DataArguments, transcripts: list[str]) -> list[str]:
-    path = data.warmup_corpus
-    sentences = read_sentences(path, "--warmup_corpus", f", or {TRANSCRIPTS!r} for the training transcripts")
-    given = [line for sentence in sentences if (line := normalize_text(sentence, data.text_normalizer))]
+def _known_lines(text: str, sentences: int, seed: int, data: DataArguments, transcripts: list[str]) -> list[str]:
+    """Take the lines of a file or grammar that are in the transcripts' characters."""
+    given = _read_lines(text, sentences, seed)
+    given = [line for sentence in given if (line := normalize_text(sentence, data.text_normalizer))]
     known = set().union(*transcripts)
     lines = [line for line in given if known.issuperset(line)]
     if len(lines) < len(given):
         foreign = "".join(sorted(set().union(*given) - known))
         logger.warning(
             "%s: %d of %d lines left out, for characters that no training transcript has: %s",
-            *(path, len(given) - len(lines), len(given), foreign),
+            *(text, len(given) - len(lines), len(given), foreign),
         )
     if not lines:
-        raise ValueError(f"--warmup_corpus {path} holds no line in the characters of the training transcripts")
+        raise ValueError(f"--warmup_corpus {text} holds no line in the characters of the training transcripts")
     return lines
+
+
+def _read_lines(text: str, sentences: int, seed: int) -> list[str]:
+    if Path(text).suffix != GRAMMAR_SUFFIX:
+        or_else = f", a JSGF grammar (*{GRAMMAR_SUFFIX}), or {TRANSCRIPTS!r} for the training transcripts"
+        return read_sentences(text, "--warmup_corpus", or_else)
+    try:
+        return draw_sentences(read_text(text), sentences, seed)
+    except ValueError as error:
+        raise ValueError(f"--warmup_corpus {text}: {error}") from error
 
 
 def warm_up(
@@ -148,7 +163,9 @@ def warmup_facts(data: DataArguments, spoken: Dataset, training: SpeechTrainingA
         return None
     state = TrainerState.load_from_json(str(checkpoints[-1] / STATE_FILE))
     return WarmupFacts(
-        text="the training transcripts" if data.warmup_corpus == TRANSCRIPTS else Path(data.warmup_corpus).name,
+        text=" and ".join(
+            "the training transcripts" if text == TRANSCRIPTS else Path(text).name for text in data.warmup_corpus
+        ),
         utterances=len(spoken),
         duration_s=sum(spoken["duration_s"]),
         epochs=round(state.epoch, 2),

@@ -3,6 +3,7 @@ import hashlib
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -72,6 +73,12 @@ def test_synthesize_after_other_utterances_is_identical(speaker, voice):
     speaker.synthesize("set a timer for ten minutes", "en-us+f5", words_per_minute=220, pitch=80)
     speaker.synthesize("play music", voice)
     np.testing.assert_array_equal(speaker.synthesize(SENTENCE, voice), first)
+
+
+def test_synthesize_with_breath_in_another_second_is_identical(speaker):
+    first = speaker.synthesize(SENTENCE, "en-us+f3")
+    time.sleep(1.1)  # espeak-ng seeds the noise of breath with the clock's seconds
+    np.testing.assert_array_equal(speaker.synthesize(SENTENCE, "en-us+f3"), first)
 
 
 def test_synthesize_in_another_process_is_identical(speaker):

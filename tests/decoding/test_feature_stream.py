@@ -31,7 +31,8 @@ def test_features_of_pieces_are_those_of_the_whole(waveform, feature_type, norma
         clip = waveform[:samples]
         expected = extractor(clip, sampling_rate=RATE_HZ, return_tensors="pt").input_features[0]
         features, _ = stream(extractor, clip, sizes)
-        torch.testing.assert_close(features, expected, atol=1e-5, rtol=0)
+        # a processor may round the products of another number of frames otherwise, by the last bit: mfcc reaches 131
+        torch.testing.assert_close(features, expected, atol=1e-5, rtol=1e-6)
 
 
 @pytest.mark.parametrize(("feature_type", "first"), [("fbank", 400), ("mfcc", 400), ("log_mel", 400)])

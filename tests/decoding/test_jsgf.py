@@ -22,8 +22,10 @@ def plain(expansion):
             return ("plus" if at_least_once else "star", plain(part))
         case Sequence(parts):
             return ("all", *map(plain, parts))
-        case Choice(parts):
+        case Choice(parts, ()):
             return ("one", *map(plain, parts))
+        case Choice(parts, weights):
+            return ("one", *zip(weights, map(plain, parts), strict=True))
 
 
 @pytest.mark.parametrize(
@@ -39,8 +41,9 @@ def plain(expansion):
         ("[very]+", ("plus", ("one", "very", ("all",)))),
         ("<NULL> | <VOID>", ("one", ("all",), ("one",))),
         ('"new york" | "say \\"no\\\\\\""', ("one", "new york", 'say "no\\"')),
-        ("/10/ small | / 2.5e-1f / large", ("one", "small", "large")),
-        ("/1/ small | /0.0/ large", ("one", "small", ("one",))),
+        ("/10/ small | / 2.5e-1f / large | middle", ("one", (10.0, "small"), (0.25, "large"), (1.0, "middle"))),
+        ("/2/ small | /2.0/ large", ("one", "small", "large")),
+        ("/1/ small | /0.0/ large", ("one", (1.0, "small"), (0.0, ("one",)))),
         ("light {lamp} {x \\} \\\\ ; y}", "light"),
         ("very* {many} fast {tag}+", ("all", ("star", "very"), ("plus", "fast"))),
         ("go // on | off;\n now /* ; // * */ please", ("all", "go", "now", "please")),

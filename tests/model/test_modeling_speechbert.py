@@ -315,10 +315,15 @@ def test_intermediate_ctc_keeps_hidden_states_that_were_asked_for():
     assert len(outputs.hidden_states) == 5
 
 
-def test_consistency_of_equal_views_is_the_plain_loss():
+@pytest.mark.parametrize("reduction", ["mean", "sum"])
+def test_consistency_of_equal_views_is_the_plain_loss(reduction):
     features, mask = make_batch(60, 40)
-    expected = make_learner()(features, mask, labels=LABELS).loss
-    torch.testing.assert_close(make_learner(consistency_weight=0.2)(features, mask, labels=LABELS).loss, expected)
+    expected = make_learner(ctc_loss_reduction=reduction)(features, mask, labels=LABELS)
+    model = make_learner(ctc_loss_reduction=reduction, consistency_weight=0.2)
+    outputs = model(features, mask, labels=LABELS, output_hidden_states=True)
+    torch.testing.assert_close(outputs.loss, expected.loss)
+    torch.testing.assert_close(outputs.logits, expected.logits)
+    assert {layer.shape[0] for layer in outputs.hidden_states} == {2}
 
 
 def test_consistency_compares_two_masked_views_in_training_only():
@@ -327,7 +332,7 @@ def test_consistency_compares_two_masked_views_in_training_only():
     torch.manual_seed(5)
     loss = model(features, mask, labels=LABELS).loss
     torch.manual_seed(5)
-    one, other = (model(features, mask).logits for _ in range(2))
+    one, other = model(torch.cat([features, features]), torch.cat([mask, mask])).logits.chunk(2)
     lengths = model.step_lengths(features, mask)
     assert not torch.equal(one, other)
     plain = sum(ctc_loss(logits, lengths, LABELS, model.config) for logits in (one, other)) / 2

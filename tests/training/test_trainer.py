@@ -14,6 +14,8 @@ from transformers.trainer_pt_utils import LengthGroupedSampler
 
 from hf_speechft.data.collate import SpeechCollator
 from hf_speechft.sharing.save import SaveError
+from hf_speechft.training.arguments import SpeechTrainingArguments
+from hf_speechft.training.dropout import ByteDropout
 from hf_speechft.training.finetune import FineTuning
 from hf_speechft.training.recipes import parse_arguments
 from hf_speechft.training.trainer import EpochSampler, SpeechTrainer, TrainingClock, error_rates
@@ -67,6 +69,19 @@ def test_middle_layer_learns_characters_below_native_units(argv, tmp_path, vocab
         assert all(
             len(tokenizer.units[unit]) == 1 for unit in seen["middle_labels"][seen["middle_labels"] >= 0].tolist()
         )
+
+
+def test_trainer_without_a_processor_learns_with_intermediate_ctc(run, tmp_path):
+    model = copy.deepcopy(run.trainer.model).train()
+    model.config.intermediate_ctc_weight = 0.3
+    off = {"eval_strategy": "no", "load_best_model_at_end": False, "report_to": "none"}
+    trainer = SpeechTrainer(model, SpeechTrainingArguments(output_dir=str(tmp_path), use_cpu=True, **off))
+    assert trainer.compute_loss(model, batch_of(run, [0, 1])).isfinite()
+
+
+def test_dropout_on_a_cpu_is_drawn_from_bytes(trainer):
+    kinds = {type(module) for module in trainer.model.modules() if isinstance(module, torch.nn.Dropout)}
+    assert kinds == {ByteDropout}
 
 
 def test_evaluation_keeps_the_order_of_the_data(run, trainer):

@@ -30,14 +30,14 @@ def test_speak_corpus_speaks_nothing_unless_asked():
 
 
 def test_speak_corpus_of_the_transcripts_repeats_them(tmp_path):
-    data = DataArguments(warmup_corpus="train", warmup_utterances=5, cache_dir=str(tmp_path))
+    data = DataArguments(warmup_corpus=["train"], warmup_utterances=5, cache_dir=str(tmp_path))
     assert speak_corpus(data, TRANSCRIPTS, seed=0)["text"][:] == ["a b", "cd", "a b", "cd", "a b"]
 
 
 def test_speak_corpus_of_a_file_leaves_out_foreign_characters_and_says_so(tmp_path, caplog):
     (tmp_path / "text.txt").write_text("A cab!\n\nzoo\nBad\n", encoding="utf-8")
     data = DataArguments(
-        warmup_corpus=str(tmp_path / "text.txt"), warmup_utterances=2, warmup_language="de", cache_dir=str(tmp_path)
+        warmup_corpus=[str(tmp_path / "text.txt")], warmup_utterances=2, warmup_language="de", cache_dir=str(tmp_path)
     )
     with caplog.at_level(logging.WARNING, logger="hf_speechft"):
         spoken = speak_corpus(data, TRANSCRIPTS, seed=0)
@@ -46,15 +46,33 @@ def test_speak_corpus_of_a_file_leaves_out_foreign_characters_and_says_so(tmp_pa
     assert "1 of 3 lines left out, for characters that no training transcript has: oz" in caplog.text
 
 
+def test_speak_corpus_of_transcripts_and_a_grammar_speaks_as_many_sentences_of_both(tmp_path):
+    grammar = tmp_path / "cabs.jsgf"
+    grammar.write_text("#JSGF V1.0; grammar cabs; public <call> = a (Cab | bad cab | dab);", encoding="utf-8")
+    data = DataArguments(warmup_corpus=["train", str(grammar)], warmup_utterances=7, cache_dir=str(tmp_path))
+    texts = speak_corpus(data, TRANSCRIPTS, seed=0)["text"][:]
+    assert texts[:4] == ["a b", "cd", "a b", "cd"]
+    assert sorted(texts[4:]) == ["a bad cab", "a cab", "a dab"]
+
+
 @pytest.mark.parametrize(
-    ("text", "message"),
-    [(None, "no such file; give a text file with one sentence a line, or 'train'"), ("zoo\n", "holds no line in the")],
+    ("file", "text", "message"),
+    [
+        ("text.txt", None, r"no such file; give a text file with one sentence a line, a JSGF grammar \(\*.jsgf\), or"),
+        ("text.txt", "zoo\n", "holds no line in the"),
+        ("text.jsgf", None, "--warmup_corpus .*text.jsgf cannot be read: No such file"),
+        (
+            "text.jsgf",
+            "public <go> = go;",
+            "--warmup_corpus .*text.jsgf: grammar line 1, column 1: expected the header",
+        ),
+    ],
 )
-def test_main_unusable_warmup_corpus_is_refused(argv, tmp_path, text, message):
+def test_main_unusable_warmup_corpus_is_refused(argv, tmp_path, file, text, message):
     if text:
-        (tmp_path / "text.txt").write_text(text)
+        (tmp_path / file).write_text(text)
     with pytest.raises(SystemExit, match=message):
-        main(argv(tmp_path / "run", warmup_corpus=tmp_path / "text.txt", cache_dir=tmp_path / "cache"))
+        main(argv(tmp_path / "run", warmup_corpus=tmp_path / file, cache_dir=tmp_path / "cache"))
 
 
 def test_run_starts_from_what_synthetic_speech_taught(argv, tmp_path, options):
