@@ -234,7 +234,8 @@ class SpeechTrainer(Trainer):
         """Evaluate as the Trainer does; where memory runs out, again with half as many clips in a batch."""
         while True:
             try:
-                return super().evaluation_loop(dataloader, *args, **kwargs)
+                with self._preemption.holding_back():
+                    return super().evaluation_loop(dataloader, *args, **kwargs)
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error):
                     raise
@@ -246,7 +247,8 @@ class SpeechTrainer(Trainer):
         self, epoch_iterator: Iterator, num_batches: int, device: torch.device
     ) -> tuple[list[dict[str, torch.Tensor]], torch.Tensor]:
         """Take the batches of an update, and count the utterances that they learn from over all processes."""
-        batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
+        with self._preemption.holding_back():
+            batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
         utterances = torch.tensor(sum(keep_readable(batch)[1] for batch in batches), device=device)
         return batches, self.accelerator.reduce(utterances)
 

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch.utils.data import get_worker_info
 
 from hf_speechft.training.checkpoints import find_start, whole_checkpoints
 from hf_speechft.training.finetune import FineTuning, main
@@ -66,6 +67,21 @@ def go_on(argv, folder, whole, **options):
     assert losses_of(run) == whole[1]
     assert not (folder / "unevaluated").exists()
     assert (folder / "predictions.jsonl").read_bytes() == (whole[0] / "predictions.jsonl").read_bytes()
+
+
+def end_worker(rows):
+    """Send SIGTERM to the worker that reads, before it has made its first batch."""
+    if get_worker_info() is not None:
+        os.kill(os.getpid(), signal.SIGTERM)
+    return rows
+
+
+def test_workers_of_training_and_evaluation_outlive_sigterm_from_their_start(argv, tmp_path, whole):
+    run = FineTuning(parse_arguments(argv(tmp_path, **EVERYTHING)))
+    for corpus in (run.trainer.train_dataset, run.trainer.eval_dataset):
+        corpus.set_transform(end_worker)
+    run.train_and_report()
+    assert losses_of(run) == whole[1]
 
 
 @pytest.mark.parametrize("step", [2, 4, 7])  # within an epoch, at its end, within the last
