@@ -5,7 +5,6 @@ import itertools
 import json
 import math
 import pickle
-import time
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -190,12 +189,10 @@ def million_bigrams():
     )
 
 
-def test_load_million_ngrams_in_under_a_second(tmp_path):
+def test_load_a_million_ngrams(tmp_path):
     million_bigrams().save(tmp_path / "lm.safetensors")
-    start_s = time.perf_counter()
     lm = NGramLM.load(tmp_path / "lm.safetensors")
     assert lm.word_id("w999") == 999
-    assert time.perf_counter() - start_s < 1.0
     # Node of "w2 w5": 1,000 unigrams, then 2 rows of 1,000.
     assert score_word(lm.arrays, 3, 5) == (-(1 + 2_005 % 7), 6)
 
