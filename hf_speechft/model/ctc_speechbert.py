@@ -4,7 +4,7 @@ import torch
 from torch import nn
 
 from .configuration_speechbert import SpeechBertConfig
-from .frontend_speechbert import length_mask
+from .padding_speechbert import length_mask
 
 
 def ctc_loss(

@@ -35,8 +35,9 @@ from .backbone_speechbert import (
 )
 from .configuration_speechbert import SpeechBertConfig
 from .ctc_speechbert import best_path, ctc_loss, inconsistency, needed_steps
-from .frontend_speechbert import FrontendPast, build_frontend, length_mask, match_embedding_scale, output_lengths
-from .spec_augment_speechbert import span_mask
+from .frontend_speechbert import build_frontend, match_embedding_scale
+from .padding_speechbert import FrontendPast, count_frames, length_mask, output_lengths
+from .spec_augment_speechbert import mask_features
 
 CACHE_NAMES = ("cache", "past_key_values")  # of transformers 5.24, and of 5.17
 AUTO_MODELS = {
@@ -88,7 +89,7 @@ class SpeechBertPreTrainedModel(PreTrainedModel):
 
     def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)
-        if isinstance(module, nn.GRU):
+        if isinstance(module, nn.LSTM):
             bound = module.hidden_size**-0.5
             for parameter in module.parameters():
                 init.uniform_(parameter, -bound, bound)
@@ -144,15 +145,13 @@ class SpeechBertModel(SpeechBertPreTrainedModel):
             ValueError: The features have another width than the model takes, or make more steps than the
                 checkpoint has positions for.
         """
-        batch, frames, mels = input_features.shape
+        _, frames, mels = input_features.shape
         self._check_width(mels)
         self._check_steps(output_lengths(frames, self.config.subsampling))
-        if attention_mask is None:
-            attention_mask = torch.ones(batch, frames, dtype=torch.long, device=input_features.device)
-        frame_lengths = attention_mask.sum(dim=-1, dtype=torch.long)
+        frame_lengths = count_frames(input_features, attention_mask)
         features = input_features.to(self.frontend.projection.weight.dtype)
         if self.training and self.config.apply_spec_augment:
-            features = self._mask_features(features, frame_lengths)
+            features = mask_features(features, frame_lengths, self.config)
         hidden = self.frontend(features, frame_lengths)  # (batch, steps, hidden)
         step_lengths = output_lengths(frame_lengths, self.config.subsampling)
         outputs = self.backbone(
@@ -205,19 +204,6 @@ class SpeechBertModel(SpeechBertPreTrainedModel):
                 "chunk_length_s=20), hf-speechft transcribe does so by itself), drop it with --max_duration_s, "
                 "or train with a larger subsampling or with max_positions, which stretches the positions."
             )
-
-    def _mask_features(self, features: torch.Tensor, frame_lengths: torch.Tensor) -> torch.Tensor:
-        """SpecAugment: zero spans of frames and of mel bins, where zero is the mean of normalised features."""
-        config = self.config
-        batch, frames, mels = features.shape
-        time_mask = span_mask(
-            frame_lengths, frames, config.mask_time_prob, config.mask_time_length, config.mask_time_min_masks
-        )  # (batch, frames)
-        bins = torch.full((batch,), mels, device=features.device)
-        mel_mask = span_mask(
-            bins, mels, config.mask_feature_prob, config.mask_feature_length, config.mask_feature_min_masks
-        )  # (batch, mels)
-        return features.masked_fill(time_mask[:, :, None] | mel_mask[:, None, :], 0.0)
 
 
 class SpeechBertForCTC(SpeechBertPreTrainedModel):
@@ -417,12 +403,7 @@ class SpeechBertForCTC(SpeechBertPreTrainedModel):
 
     def step_lengths(self, input_features: torch.Tensor, attention_mask: torch.Tensor | None = None) -> torch.Tensor:
         """Steps of each utterance, `(batch,)`, from the arguments of `forward`."""
-        batch, frames, _ = input_features.shape
-        if attention_mask is None:
-            frame_lengths = torch.full((batch,), frames, device=input_features.device)
-        else:
-            frame_lengths = attention_mask.sum(dim=-1, dtype=torch.long)
-        return output_lengths(frame_lengths, self.config.subsampling)
+        return output_lengths(count_frames(input_features, attention_mask), self.config.subsampling)
 
 
 def first_view(layers: tuple[torch.Tensor, ...] | None) -> tuple[torch.Tensor, ...] | None:

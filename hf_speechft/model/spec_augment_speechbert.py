@@ -2,7 +2,30 @@
 
 import torch
 
-from .frontend_speechbert import length_mask
+from .configuration_speechbert import SpeechBertConfig
+from .padding_speechbert import length_mask
+
+
+def mask_features(features: torch.Tensor, frame_lengths: torch.Tensor, config: SpeechBertConfig) -> torch.Tensor:
+    """Zero spans of frames and of mel bins, where zero is the mean of normalised features.
+
+    Args:
+        features: `(batch, frames, mels)`.
+        frame_lengths: Frames of each utterance, `(batch,)`.
+        config: Says how many spans, and how long, in `mask_time_*` and `mask_feature_*`.
+
+    Returns:
+        The features, masked in each utterance in another way.
+    """
+    batch, frames, mels = features.shape
+    time_mask = span_mask(
+        frame_lengths, frames, config.mask_time_prob, config.mask_time_length, config.mask_time_min_masks
+    )  # (batch, frames)
+    bins = torch.full((batch,), mels, device=features.device)
+    mel_mask = span_mask(
+        bins, mels, config.mask_feature_prob, config.mask_feature_length, config.mask_feature_min_masks
+    )  # (batch, mels)
+    return features.masked_fill(time_mask[:, :, None] | mel_mask[:, None, :], 0.0)
 
 
 def span_mask(lengths: torch.Tensor, size: int, share: float, span: int, min_spans: int) -> torch.Tensor:

@@ -1,22 +1,19 @@
 """Audio front-ends: how many steps they make, what each step hears, and that padding is not heard."""
 
-import math
-
 import pytest
 import torch
+from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 from transformers import BertConfig
 
 from hf_speechft import SpeechBertConfig
 from hf_speechft.model.frontend_speechbert import (
-    ADAPTER_KERNEL,
     FRONTENDS,
-    ConformerLayer,
-    FrontendPast,
+    StackFrontend,
     build_frontend,
-    length_mask,
     match_embedding_scale,
     output_lengths,
 )
+from hf_speechft.model.padding_speechbert import FrontendPast, zero_padding
 
 MELS = 6
 
@@ -39,30 +36,6 @@ every_frontend = pytest.mark.parametrize("name", sorted(FRONTENDS))
 every_number_of_adapters = pytest.mark.parametrize("adapter_layers", [0, 2])
 every_subsampling = pytest.mark.parametrize("subsampling", [2, 4, 8])
 every_attention = pytest.mark.parametrize("attention", ["bidirectional", "causal"])
-
-
-@every_subsampling
-def test_output_lengths_match_ceiling_of_quotient(subsampling):
-    frames = list(range(70))
-    expected = [math.ceil(count / subsampling) for count in frames]
-    assert [output_lengths(count, subsampling) for count in frames] == expected
-    assert output_lengths(torch.tensor(frames), subsampling).tolist() == expected
-
-
-@every_subsampling
-def test_output_lengths_match_repeated_halving(subsampling):
-    for frames in range(70):
-        steps = frames
-        for _ in range(int(math.log2(subsampling))):
-            steps = math.ceil(steps / 2)
-        assert output_lengths(frames, subsampling) == steps
-
-
-@pytest.mark.parametrize(("lengths", "size"), [([0, 2, 3], 3), ([1], 4)])
-def test_length_mask_is_true_within_lengths(lengths, size):
-    mask = length_mask(torch.tensor(lengths), size)
-    assert mask.dtype == torch.bool
-    assert mask.tolist() == [[place < length for place in range(size)] for length in lengths]
 
 
 @every_number_of_adapters
@@ -198,41 +171,6 @@ def test_adapters_hear_everything_or_the_past_only():
     assert frames_heard(make_frontend("stack", attention="causal", adapter_layers=2), 20, frames) == (0, 4 * 21 - 1)
 
 
-@pytest.mark.parametrize("is_causal", [False, True])
-def test_adapter_attention_matches_torch(is_causal):
-    torch.manual_seed(0)
-    text_config = BertConfig(hidden_size=128, num_attention_heads=4)
-    attention = "causal" if is_causal else "bidirectional"
-    layer = ConformerLayer(SpeechBertConfig(backbone_config=text_config, attention=attention)).eval()
-    reference = torch.nn.MultiheadAttention(128, layer.heads, batch_first=True).eval()
-    reference.in_proj_weight.data, reference.in_proj_bias.data = (
-        layer.query_key_value.weight,
-        layer.query_key_value.bias,
-    )
-    reference.out_proj.load_state_dict(layer.attention_output.state_dict())
-    hidden, lengths = torch.randn(2, 9, 128), torch.tensor([9, 4])
-    future = torch.ones(9, 9, dtype=torch.bool).triu(1) if is_causal else None
-    expected, _ = reference(hidden, hidden, hidden, key_padding_mask=~length_mask(lengths, 9), attn_mask=future)
-    torch.testing.assert_close(layer._attend(hidden, lengths), expected, atol=1e-5, rtol=0)
-
-
-@pytest.mark.parametrize("is_causal", [False, True])
-def test_adapter_convolution_matches_a_sum_over_neighbours(is_causal):
-    torch.manual_seed(0)
-    text_config = BertConfig(hidden_size=16, num_attention_heads=4)
-    attention = "causal" if is_causal else "bidirectional"
-    layer = ConformerLayer(SpeechBertConfig(backbone_config=text_config, attention=attention)).eval()
-    hidden = torch.randn(1, 20, 16)
-    gated = torch.nn.functional.glu(layer.gate(hidden), dim=-1)[0]
-    kernel = layer.convolution.weight[:, 0]  # (width, kernel)
-    first = 1 - ADAPTER_KERNEL if is_causal else -(ADAPTER_KERNEL // 2)
-    for step in (0, 7, 19):
-        heard = [(tap, step + first + tap) for tap in range(ADAPTER_KERNEL) if 0 <= step + first + tap < 20]
-        summed = layer.convolution.bias + sum(kernel[:, tap] * gated[place] for tap, place in heard)
-        expected = layer.convolution_output(torch.nn.functional.silu(layer.inner_norm(summed)))
-        torch.testing.assert_close(layer._convolve(hidden, torch.tensor([20]))[0, step], expected, atol=1e-5, rtol=0)
-
-
 def test_frontend_dropout_is_in_training_only():
     frontend = make_frontend()
     features, lengths = torch.randn(1, 40, MELS), torch.tensor([40])
@@ -244,6 +182,23 @@ def test_frontend_dropout_is_in_training_only():
 def test_build_frontend_unknown_name_raises():
     with pytest.raises(ValueError, match="frontend is 'conv3d'; it needs to be one of conv1d, conv2d, rnn, stack"):
         make_frontend("conv3d")
+
+
+def test_rnn_bidirectional_matches_torchs_lstm_on_packed_sequences():
+    frontend = make_frontend("rnn")
+    reference = torch.nn.LSTM(16, 8, num_layers=2, bidirectional=True, batch_first=True)
+    for index, directions in enumerate(frontend.layers):
+        for lstm, suffix in zip(directions, ("", "_reverse"), strict=True):
+            for key in ("weight_ih", "weight_hh", "bias_ih", "bias_hh"):
+                weight = getattr(lstm, f"{key}_l0")
+                getattr(reference, f"{key}_l{index}{suffix}").data.copy_(weight.data)
+    features, frames = torch.randn(3, 48, MELS), torch.tensor([48, 21, 4])
+    steps = output_lengths(frames, 4)
+    stacked = StackFrontend.encode(frontend, features, frames)
+    packed = pack_padded_sequence(stacked, steps, batch_first=True, enforce_sorted=False)
+    expected, _ = pad_packed_sequence(reference(packed)[0], batch_first=True)
+    found = zero_padding(frontend.encode(features, frames), steps)
+    torch.testing.assert_close(found, expected, atol=1e-6, rtol=0)
 
 
 def test_rnn_odd_width_raises():

@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from hf_speechft.model.spec_augment_speechbert import span_mask
+from hf_speechft import SpeechBertConfig
+from hf_speechft.model.spec_augment_speechbert import mask_features, span_mask
 
 
 def test_span_mask_covers_the_share_it_was_given():
@@ -53,3 +54,18 @@ def test_span_mask_seed_repeats():
         torch.manual_seed(7)
         masks.append(span_mask(torch.tensor([50, 40]), 50, share=0.3, span=5, min_spans=0))
     assert torch.equal(*masks)
+
+
+def test_mask_features_zeroes_whole_frames_and_bins_and_changes_nothing_else():
+    torch.manual_seed(0)
+    times = {"mask_time_prob": 0.3, "mask_time_length": 5, "mask_time_min_masks": 1}
+    bins = {"mask_feature_prob": 0.3, "mask_feature_length": 4, "mask_feature_min_masks": 1}
+    features = torch.rand(2, 60, 20) + 1
+    masked = mask_features(features, torch.tensor([60, 40]), SpeechBertConfig(**times, **bins))
+    is_zero = masked == 0
+    frames, mels = is_zero.all(dim=2), is_zero.all(dim=1)
+    assert frames.any(dim=1).all()
+    assert mels.any(dim=1).all()
+    assert torch.equal(is_zero, frames[:, :, None] | mels[:, None, :])
+    assert torch.equal(masked[~is_zero], features[~is_zero])
+    assert not frames[1, 40:].any()
