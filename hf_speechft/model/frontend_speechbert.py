@@ -201,7 +201,7 @@ class RnnFrontend(StackFrontend):
     """Stacked frames as in `StackFrontend`, then two layers of LSTM over the steps.
 
     The recurrence runs both ways, or forwards only with causal attention. Backwards, each utterance is read from its
-    own last step. Packed sequences would do the same, with a GRU or an LSTM, but take three times as long on a CPU.
+    own last step. Packed sequences would do the same, but torch has no fused LSTM for them on a CPU.
     """
 
     def __init__(self, config: SpeechBertConfig) -> None:
