@@ -38,7 +38,6 @@ class Preemption(TrainerCallback):
     def __init__(self) -> None:
         self.is_asked = False
         self.is_between = False
-        self._is_listening = False
 
     @contextmanager
     def listening(self) -> Iterator[None]:
@@ -51,18 +50,17 @@ class Preemption(TrainerCallback):
             yield
             return
         before = signal.signal(signal.SIGTERM, self._note)
-        self._is_listening = True
         try:
             yield
         finally:
-            self._is_listening = False
             signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
         if self.is_asked:
             self._exit("training had ended")
 
     def holding_back(self) -> AbstractContextManager[None]:
         """While training, let SIGTERM wait where workers of a data loader start: they outlive it then."""
-        return sigterm_held_back() if self._is_listening else nullcontext()
+        is_listening = signal.getsignal(signal.SIGTERM) == self._note
+        return sigterm_held_back() if is_listening else nullcontext()
 
     def _note(self, number: int, frame: object) -> None:
         if not self.is_asked:  # a launcher may pass on what the group has been sent already

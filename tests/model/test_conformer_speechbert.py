@@ -9,12 +9,16 @@ from hf_speechft.model.conformer_speechbert import KERNEL, ConformerLayer
 from hf_speechft.model.padding_speechbert import length_mask
 
 
+def make_layer(width, is_causal):
+    text_config = BertConfig(hidden_size=width, num_attention_heads=4)
+    attention = "causal" if is_causal else "bidirectional"
+    return ConformerLayer(SpeechBertConfig(backbone_config=text_config, attention=attention)).eval()
+
+
 @pytest.mark.parametrize("is_causal", [False, True])
 def test_adapter_attention_matches_torch(is_causal):
     torch.manual_seed(0)
-    text_config = BertConfig(hidden_size=128, num_attention_heads=4)
-    attention = "causal" if is_causal else "bidirectional"
-    layer = ConformerLayer(SpeechBertConfig(backbone_config=text_config, attention=attention)).eval()
+    layer = make_layer(128, is_causal)
     reference = torch.nn.MultiheadAttention(128, layer.heads, batch_first=True).eval()
     reference.in_proj_weight.data, reference.in_proj_bias.data = (
         layer.query_key_value.weight,
@@ -30,9 +34,7 @@ def test_adapter_attention_matches_torch(is_causal):
 @pytest.mark.parametrize("is_causal", [False, True])
 def test_adapter_convolution_matches_a_sum_over_neighbours(is_causal):
     torch.manual_seed(0)
-    text_config = BertConfig(hidden_size=16, num_attention_heads=4)
-    attention = "causal" if is_causal else "bidirectional"
-    layer = ConformerLayer(SpeechBertConfig(backbone_config=text_config, attention=attention)).eval()
+    layer = make_layer(16, is_causal)
     hidden = torch.randn(1, 20, 16)
     gated = torch.nn.functional.glu(layer.gate(hidden), dim=-1)[0]
     kernel = layer.convolution.weight[:, 0]  # (width, kernel)
