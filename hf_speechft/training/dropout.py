@@ -1,4 +1,4 @@
-"""Dropout for CPUs, where torch draws a mask for longer than it takes to multiply the matrices around it."""
+"""Dropout for CPUs, where drawing torch's mask is a large part of an update."""
 
 import torch
 from torch import nn
@@ -7,7 +7,7 @@ LEVELS = 256  # of a byte
 
 
 class ByteDropout(nn.Dropout):
-    """`torch.nn.Dropout` that draws a byte for each value, which a CPU does in a third of the time.
+    """`torch.nn.Dropout` that draws a byte for each value: eight of them are one random number.
 
     The probability is rounded to a 256th. On other devices this is torch's own dropout.
     """
