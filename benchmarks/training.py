@@ -35,7 +35,7 @@ from hf_speechft import SpeechBertConfig, SpeechBertFeatureExtractor, SpeechBert
 from hf_speechft.data import load_corpus
 from hf_speechft.training.arguments import computes_in_bfloat16
 from hf_speechft.training.dropout import draw_bytes
-from hf_speechft.training.trainer import EpochSampler
+from hf_speechft.training.sampler import EpochSampler
 
 SPEECH = Path(__file__).resolve().parents[2] / "shared" / "data" / "librispeech_4h"
 DURATIONS_S = np.linspace(2, 17, 1_000).tolist()  # where that is absent

@@ -32,6 +32,7 @@ from hf_speechft.training.arguments import Arguments, DataArguments, SpeechTrain
 from hf_speechft.training.augmentation import EpochCallback, make_augmentation
 from hf_speechft.training.averaging import average_best
 from hf_speechft.training.checkpoints import find_start, is_trained, record_arguments, recorded_parts, remove_run
+from hf_speechft.training.clock import TrainingClock, minutes_trained
 from hf_speechft.training.corpus import (
     advise_metric,
     list_transcripts,
@@ -54,7 +55,7 @@ from hf_speechft.training.report import Prediction, RunFacts, write_report
 from hf_speechft.training.selection import EVALUATED, count_unspelled, find_limits, keep_learnable, select_utterances
 from hf_speechft.training.sharding import check_sharding, gather_weights
 from hf_speechft.training.streaming import StreamTrainer, check_streaming, make_stream
-from hf_speechft.training.trainer import SpeechTrainer, TrainingClock, error_rates, minutes_trained
+from hf_speechft.training.trainer import SpeechTrainer, error_rates
 from hf_speechft.training.unreadable import UnreadableLimit, count_unreadable
 from hf_speechft.training.warmup import speak_corpus, warm_up, warmup_facts
 from hf_speechft.training.watchdogs import Watchdogs

@@ -4,7 +4,6 @@ import errno
 import logging
 import math
 import shutil
-import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property, partial
 from pathlib import Path
@@ -12,8 +11,7 @@ from pathlib import Path
 import torch
 from accelerate.utils.memory import clear_device_cache
 from torch.utils.data import DataLoader, Sampler, SequentialSampler
-from transformers import EvalPrediction, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
-from transformers.trainer_pt_utils import LengthGroupedSampler
+from transformers import EvalPrediction, Trainer, TrainerState
 from transformers.trainer_utils import EvalLoopOutput, TrainOutput, rotate_checkpoints, seed_worker
 
 from hf_speechft.data.balance import ClassBalance
@@ -27,6 +25,7 @@ from hf_speechft.training.dropout import draw_bytes
 from hf_speechft.training.memory import halve_evaluation, is_out_of_memory, naming_batch
 from hf_speechft.training.optim import group_parameters, hold_waiting_groups, step_schedule
 from hf_speechft.training.preemption import Preemption
+from hf_speechft.training.sampler import EpochSampler
 from hf_speechft.training.sharding import is_sharding, read_weights
 from hf_speechft.training.unreadable import keep_readable
 from hf_speechft.training.watchdogs import check_weights
@@ -314,65 +313,6 @@ class SpeechTrainer(Trainer):
         is_filled_up = self.args.world_size > 1 and state.end_of_dataloader and state.remainder > 0
         place = self.args.process_index * utterances + torch.arange(utterances)  # in the batches of all processes
         return place < (state.remainder if is_filled_up else math.inf)
-
-
-class EpochSampler(LengthGroupedSampler):
-    """Like lengths in a batch, batches at random, in an order that a run resumed within an epoch finds again.
-
-    The Trainer's own draws from torch's global generator, whose state at the epoch's start no checkpoint holds, and
-    goes from long batches to short ones again and again. The longest batch stays first: if memory runs out, then at
-    once. A last batch that is not full stays last.
-
-    Args:
-        batch_size: Clips in a batch.
-        lengths: Of each clip.
-        find_seed: Says the seed of the epoch that begins.
-        draw: Says which clips that epoch has, as many as there are; every clip once by default.
-    """
-
-    def __init__(
-        self,
-        batch_size: int,
-        *,
-        lengths: list[float],
-        find_seed: Callable[[], int],
-        draw: Callable[[], Sequence[int]] | None = None,
-    ) -> None:
-        super().__init__(batch_size, lengths=lengths)
-        self.find_seed, self.draw, self.clip_lengths = find_seed, draw, lengths
-
-    def __iter__(self) -> Iterator[int]:
-        self.generator = torch.Generator().manual_seed(self.find_seed())
-        clips = range(len(self.clip_lengths)) if self.draw is None else self.draw()
-        self.lengths = [self.clip_lengths[clip] for clip in clips]
-        rows = list(super().__iter__())
-        batches = [rows[start : start + self.batch_size] for start in range(0, len(rows), self.batch_size)]
-        full = len(rows) // self.batch_size
-        shuffled = 1 + torch.randperm(max(0, full - 1), generator=self.generator)
-        for batch in (0, *shuffled.tolist(), *range(max(1, full), len(batches))):
-            yield from (int(clips[row]) for row in batches[batch])
-
-
-class TrainingClock(TrainerCallback):
-    """Notes in each entry of the log the minutes of training so far, those before a resumption included."""
-
-    def __init__(self) -> None:
-        self._start_s = time.monotonic()
-
-    def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object
-    ) -> None:
-        """Start from the last entry's minutes, which came with the checkpoint."""
-        self._start_s = time.monotonic() - 60 * minutes_trained(state)
-
-    def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object) -> None:
-        """Complete the entry that was just made."""
-        state.log_history[-1]["minutes"] = (time.monotonic() - self._start_s) / 60
-
-
-def minutes_trained(state: TrainerState) -> float:
-    """Minutes of training, evaluations included, as `TrainingClock` noted them last."""
-    return state.log_history[-1].get("minutes", 0.0) if state.log_history else 0.0
 
 
 def _disk_is_full(error: Exception, folder: str) -> bool:

@@ -23,8 +23,9 @@ from hf_speechft.data.text import normalize_text, read_sentences, read_text
 from hf_speechft.decoding.jsgf_sentences import draw_sentences
 from hf_speechft.training.arguments import DataArguments, SpeechTrainingArguments
 from hf_speechft.training.checkpoints import STATE_FILE, WARMUP_FOLDER, is_trained, whole_checkpoints
+from hf_speechft.training.clock import TrainingClock, minutes_trained
 from hf_speechft.training.sharding import gather_weights
-from hf_speechft.training.trainer import SpeechTrainer, TrainingClock, minutes_trained
+from hf_speechft.training.trainer import SpeechTrainer
 
 logger = logging.getLogger(__name__)
 

@@ -9,8 +9,7 @@ import jiwer
 import pytest
 import torch
 from datasets import concatenate_datasets
-from transformers import EvalPrediction, Trainer, TrainerCallback, TrainerState
-from transformers.trainer_pt_utils import LengthGroupedSampler
+from transformers import EvalPrediction, Trainer, TrainerCallback
 
 from hf_speechft.data.collate import SpeechCollator
 from hf_speechft.sharing.save import SaveError
@@ -18,7 +17,7 @@ from hf_speechft.training.arguments import SpeechTrainingArguments
 from hf_speechft.training.dropout import ByteDropout
 from hf_speechft.training.finetune import FineTuning
 from hf_speechft.training.recipes import parse_arguments
-from hf_speechft.training.trainer import EpochSampler, SpeechTrainer, TrainingClock, error_rates
+from hf_speechft.training.trainer import SpeechTrainer, error_rates
 
 
 @pytest.fixture(scope="module")
@@ -185,30 +184,6 @@ def test_training_order_depends_on_seed_and_epoch_only(run, trainer):
     assert second == order(11) != first
     assert order(0, seed=43) != first
     trainer.state.global_step, trainer.args.seed = 0, 42
-
-
-def test_epoch_sampler_puts_clips_of_like_duration_in_a_batch():
-    durations = torch.rand(800, generator=torch.Generator().manual_seed(0)).tolist()
-    order = list(EpochSampler(8, lengths=durations, find_seed=lambda: 1))
-    batches = [[durations[index] for index in order[start : start + 8]] for start in range(0, 800, 8)]
-    assert sum(max(batch) - min(batch) for batch in batches) / len(batches) < 0.1
-    firsts = [batch[0] for batch in batches[1:]]
-    assert firsts != sorted(firsts)
-    assert firsts != sorted(firsts, reverse=True)
-
-
-@pytest.mark.parametrize("count", [1, 5, 8, 9, 16, 803])
-def test_epoch_sampler_begins_with_the_longest_and_ends_with_the_batch_that_is_not_full(count):
-    durations = torch.rand(count, generator=torch.Generator().manual_seed(0)).tolist()
-    order = list(EpochSampler(8, lengths=durations, find_seed=lambda: 1))
-    assert sorted(order) == list(range(count))
-    assert max(durations) in [durations[index] for index in order[:8]]
-    grouped = list(LengthGroupedSampler(8, lengths=durations, generator=torch.Generator().manual_seed(1)))
-    whole = count - count % 8
-    assert order[whole:] == grouped[whole:]
-    assert {tuple(order[start : start + 8]) for start in range(0, whole, 8)} == {
-        tuple(grouped[start : start + 8]) for start in range(0, whole, 8)
-    }
 
 
 SECONDS = {"batch_seconds": 3, "speed_factors": [0.9, 1.0], "eval_strategy": "no", "save_strategy": "no"}
@@ -386,34 +361,6 @@ def test_gradient_accumulation_of_full_batches_equals_one_large_batch(weights_af
 def test_model_takes_no_item_count_for_its_loss(trainer):
     """Otherwise the Trainer would leave the division by the accumulation steps to the model."""
     assert trainer.model_accepts_loss_kwargs is False
-
-
-class Clock:
-    """Stands for `time`; it moves when told to."""
-
-    def __init__(self):
-        self.now_s = 100.0
-
-    def monotonic(self):
-        return self.now_s
-
-
-def test_training_clock_counts_the_minutes_before_a_resumption(monkeypatch):
-    time = Clock()
-    monkeypatch.setattr("hf_speechft.training.trainer.time", time)
-    state, clock = TrainerState(), TrainingClock()
-    clock.on_train_begin(None, state, None)
-    time.now_s += 120
-    state.log_history.append({"loss": 1.0})
-    clock.on_log(None, state, None)
-    assert state.log_history == [{"loss": 1.0, "minutes": 2.0}]
-    time.now_s += 600  # nobody trains
-    resumed = TrainingClock()
-    resumed.on_train_begin(None, state, None)
-    time.now_s += 60
-    state.log_history.append({"loss": 0.5})
-    resumed.on_log(None, state, None)
-    assert state.log_history[-1]["minutes"] == pytest.approx(3.0)
 
 
 @pytest.mark.parametrize(
