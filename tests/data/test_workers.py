@@ -15,15 +15,20 @@ def collate(rows):
     return rows
 
 
-def test_worker_outlives_sigterm_of_others_and_ends_by_its_parents():
+def start_worker():
+    """Start a loader and give its batches after the first one and its worker: the child that this process gained."""
+    others = set(multiprocessing.active_children())  # an earlier test's loader may not have been collected yet
     batches = iter(DataLoader(range(20), batch_size=1, num_workers=1, collate_fn=collate))
     assert next(batches) == [0]
-    (worker,) = multiprocessing.active_children()
+    (worker,) = set(multiprocessing.active_children()) - others
+    return batches, worker
+
+
+def test_worker_outlives_sigterm_of_others_and_ends_by_its_parents():
+    batches, worker = start_worker()
     subprocess.run(["kill", "-TERM", str(worker.pid)], check=True)  # from a process that is not its parent
     assert [batch[0] for batch in batches] == list(range(1, 20))
-    batches = iter(DataLoader(range(20), batch_size=1, num_workers=1, collate_fn=collate))
-    next(batches)
-    (worker,) = multiprocessing.active_children()
+    batches, worker = start_worker()
     worker.terminate()
     worker.join(timeout=30)
     assert worker.exitcode == 0
