@@ -31,6 +31,7 @@ from hf_speechft.sharing.save import save_atomically
 from hf_speechft.training.arguments import Arguments, DataArguments, SpeechTrainingArguments
 from hf_speechft.training.augmentation import EpochCallback, make_augmentation
 from hf_speechft.training.averaging import average_best
+from hf_speechft.training.blank import calibrate_blank
 from hf_speechft.training.checkpoints import find_start, is_trained, record_arguments, recorded_parts, remove_run
 from hf_speechft.training.clock import TrainingClock, minutes_trained
 from hf_speechft.training.corpus import (
@@ -250,6 +251,7 @@ class FineTuning:
         averaged = average_best(self.trainer, self.splits["validation"], self.training_arguments.average_checkpoints)
         model = self.trainer.accelerator.unwrap_model(self.trainer.model)
         merge_lora(model)
+        blank_penalty = self._calibrate_blank(model)
         predictions = self._decode_test()
         if not self.trainer.is_world_process_zero():
             return {}
@@ -274,6 +276,7 @@ class FineTuning:
             epochs=None if self.data_arguments.streaming else round(self.trainer.state.epoch, 2),
             minutes=minutes_trained(self.trainer.state),
             averaged=averaged,
+            blank_penalty=blank_penalty,
             warmup=warmup,
         )
         metrics: dict[str, object] = {}
@@ -297,6 +300,18 @@ class FineTuning:
     def _save(self, model: SpeechBertForCTC, folder: Path) -> None:
         model.save_pretrained(folder)
         self.processor.save_pretrained(folder)
+
+    def _calibrate_blank(self, model: SpeechBertForCTC) -> float:
+        training = self.training_arguments
+        return calibrate_blank(
+            model,
+            self.processor,
+            self.splits["validation"],
+            unit="char" if training.metric_for_best_model.endswith("cer") else "word",
+            batch_size=training.per_device_eval_batch_size,
+            show_progress=not training.disable_tqdm and self.trainer.is_world_process_zero(),
+            unreadable=self.unreadable,
+        )
 
     def _decode_test(self) -> list[Prediction]:
         test = self.splits["test"]

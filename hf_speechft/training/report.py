@@ -63,6 +63,7 @@ class RunFacts:
         minutes: Minutes from the first update to the last, evaluations included.
         warmup: The stage on synthetic speech, if there was one.
         averaged: Checkpoints whose weights were averaged; none where the weights are the best checkpoint's.
+        blank_penalty: What was subtracted from the blank's bias after training.
     """
 
     parameters: int
@@ -78,6 +79,7 @@ class RunFacts:
     epochs: float | None
     minutes: float
     averaged: Sequence[str] = ()
+    blank_penalty: float = 0.0
     warmup: WarmupFacts | None = None
 
 
@@ -147,6 +149,7 @@ def _metrics(
             "parameters": facts.parameters,
             "trainable_parameters": facts.trainable_parameters,
             "averaged_checkpoints": list(facts.averaged),
+            "blank_penalty": facts.blank_penalty,
             "warmup": asdict(facts.warmup) if facts.warmup else None,
             "peak_memory_gb": peak_memory_gb(),
             "peak_gpu_memory_gb": peak_gpu_memory_gb(),
@@ -230,7 +233,7 @@ def _card_facts(arguments: Arguments, facts: RunFacts, results: Sequence[ResultF
         learning_rate=training.learning_rate,
         head_learning_rate=training.new_learning_rate,
         augmentation=_augmentation(arguments),
-        more_settings=_more_settings(arguments, facts.averaged) | _decoding_settings(facts.decodings),
+        more_settings=_more_settings(arguments, facts) | _decoding_settings(facts.decodings),
         precision="bfloat16" if training.bf16 else "float32",
         seed=training.seed,
         hardware=describe_hardware(),
@@ -274,12 +277,13 @@ def _augmentation(arguments: Arguments) -> str:
     return "; ".join(parts)
 
 
-def _more_settings(arguments: Arguments, averaged: Sequence[str]) -> dict[str, str]:
+def _more_settings(arguments: Arguments, facts: RunFacts) -> dict[str, str]:
     model, data, training = arguments
     used = {
         "intermediate CTC, share": model.intermediate_ctc_weight,
         "consistency of two views (CR-CTC), weight": model.consistency_weight,
-        "checkpoints averaged": len(averaged),
+        "checkpoints averaged": len(facts.averaged),
+        "blank's bias lowered on validation by": facts.blank_penalty,
     }
     balance = f"by {training.balance_by}, power {training.balance_power:g}" if training.balance_by else "no"
     body = "the checkpoint's own" if model.body_dropout is None else f"{model.body_dropout:g}"

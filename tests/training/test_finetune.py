@@ -274,6 +274,18 @@ def test_run_averages_its_best_checkpoints(argv, tmp_path, corpus):
         assert state["best_model_checkpoint"]
 
 
+def test_run_saves_the_blank_bias_that_validation_chose(argv, tmp_path, corpus, monkeypatch):
+    monkeypatch.setattr("hf_speechft.training.blank.BLANK_PENALTIES", (1.5,))
+    main(argv(tmp_path / "run", max_steps=2, save_total_limit=1))
+    check_predictions(tmp_path / "run", corpus)
+    assert read_metrics(tmp_path / "run")["training"]["blank_penalty"] == 1.5
+    assert "| blank's bias lowered on validation by | 1.5 |" in (tmp_path / "run" / "README.md").read_text()
+    checkpoint = next((tmp_path / "run").glob("checkpoint-*/model.safetensors"))
+    before, after = (load_file(path)["head.bias"] for path in (checkpoint, tmp_path / "run" / "model.safetensors"))
+    blank = json.loads((tmp_path / "run" / "config.json").read_text())["pad_token_id"]
+    torch.testing.assert_close(before - after, torch.nn.functional.one_hot(torch.tensor(blank), len(after)) * 1.5)
+
+
 def test_run_with_speed_factors_trains_on_every_speed(argv, tmp_path):
     run = FineTuning(parse_arguments(argv(tmp_path / "run", speed_factors=[0.9, 1.0, 1.1])))
     train = run.splits["train"]
