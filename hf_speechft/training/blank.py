@@ -63,8 +63,8 @@ def calibrate_blank(
     best = min(rates, key=lambda penalty: (rates[penalty], penalty))
     if best:
         logger.info(
-            "blank's bias lowered by %g: %s error rate on validation %.4f instead of %.4f",
-            *(best, unit, rates[best], rates[BLANK_PENALTIES[0]]),
+            "blank's bias lowered by %g: %s on validation %.4f instead of %.4f",
+            *(best, "WER" if unit == "word" else "CER", rates[best], rates[BLANK_PENALTIES[0]]),
         )
     with torch.no_grad():
         model.head.bias[blank] -= best

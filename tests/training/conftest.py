@@ -4,6 +4,7 @@ Each letter of a transcript is a tone of its own, so that a transformer of 33,00
 """
 
 import copy
+import json
 import logging
 from pathlib import Path
 
@@ -16,10 +17,19 @@ import transformers
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 
+from hf_speechft import (
+    SpeechBertConfig,
+    SpeechBertFeatureExtractor,
+    SpeechBertForCTC,
+    SpeechBertProcessor,
+    SpeechBertTokenizer,
+)
+
 RATE_HZ = 16_000
 LETTERS = "abcd"
 TONES_HZ = dict(zip(LETTERS, (400, 900, 1_800, 3_400), strict=True))
 LETTER_SAMPLES = 3_200
+UNITS = ["<pad>", "<unk>", "▁", "a", "b"]
 
 
 @pytest.fixture(autouse=True)
@@ -114,3 +124,15 @@ def argv(corpus, text_checkpoint):
         return arguments
 
     return write
+
+
+@pytest.fixture
+def recogniser(tmp_path):
+    """A recogniser with random weights of the units in `UNITS`, and its processor."""
+    path = tmp_path / "units.json"
+    path.write_text(json.dumps({unit: index for index, unit in enumerate(UNITS)}))
+    processor = SpeechBertProcessor(SpeechBertFeatureExtractor(), SpeechBertTokenizer(str(path)))
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+    config = SpeechBertConfig(backbone_config=BertConfig(**sizes), vocab_size=len(UNITS), initializer_range=0.5)
+    return SpeechBertForCTC(config).eval(), processor

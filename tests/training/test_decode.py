@@ -1,36 +1,15 @@
-import json
 import logging
 
 import numpy as np
 import pytest
-import torch
 from datasets import Dataset
-from transformers import BertConfig, GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
+from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
-from hf_speechft import (
-    SpeechBertConfig,
-    SpeechBertFeatureExtractor,
-    SpeechBertForCTC,
-    SpeechBertProcessor,
-    SpeechBertTokenizer,
-)
 from hf_speechft.decoding import CTCDecoder
 from hf_speechft.training.decode import NBEST, DecodingPlan, decode_finally
 from hf_speechft.training.tuning import emissions
 
-UNITS = ["<pad>", "<unk>", "▁", "a", "b"]
 TEXTS = ["ab a", "b", "a ba b"]
-
-
-@pytest.fixture(scope="module")
-def recogniser(tmp_path_factory):
-    path = tmp_path_factory.mktemp("vocabulary") / "vocab.json"
-    path.write_text(json.dumps({unit: index for index, unit in enumerate(UNITS)}))
-    processor = SpeechBertProcessor(SpeechBertFeatureExtractor(), SpeechBertTokenizer(str(path)))
-    torch.manual_seed(0)
-    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
-    config = SpeechBertConfig(backbone_config=BertConfig(**sizes), vocab_size=len(UNITS), initializer_range=0.5)
-    return SpeechBertForCTC(config).eval(), processor
 
 
 def make_split(seed):
