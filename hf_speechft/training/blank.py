@@ -11,61 +11,40 @@ Source: Miao, Gowayyed and Metze, "EESEN: End-to-End Speech Recognition using De
 
 import logging
 
-import torch
 from datasets import Dataset
 
-from hf_speechft.data.unreadable import UnreadableClips
-from hf_speechft.model.modeling_speechbert import SpeechBertForCTC
-from hf_speechft.model.processing_speechbert import SpeechBertProcessor
-from hf_speechft.scoring.metrics import Unit, count_errors, total
-from hf_speechft.training.tuning import emissions, tuning_sample
+from hf_speechft.training.trainer import SpeechTrainer
 
 logger = logging.getLogger(__name__)
 
 BLANK_PENALTIES = (0.0, 0.5, 1.0, 1.5, 2.0)  # natural logarithms
 
 
-def calibrate_blank(
-    model: SpeechBertForCTC,
-    processor: SpeechBertProcessor,
-    validation: Dataset,
-    *,
-    unit: Unit,
-    batch_size: int,
-    show_progress: bool,
-    unreadable: UnreadableClips | None = None,
-) -> float:
+def calibrate_blank(trainer: SpeechTrainer, validation: Dataset) -> float:
     """Lower the bias of the model's blank to where greedy decoding of the validation split errs least.
 
     Args:
-        model: The trained model; its head is changed.
-        processor: Its processor.
-        validation: Utterances with `audio` and `text`; of a large split a random part is used.
-        unit: Whether errors of words or of characters are counted.
-        batch_size: Utterances that go through the model at once.
-        show_progress: Whether to show a bar.
-        unreadable: Notes clips that cannot be decoded; None where that is an error.
+        trainer: After training; the head of its model is changed.
+        validation: Split that is evaluated with each of `BLANK_PENALTIES`.
 
     Returns:
-        What was subtracted from the bias, one of `BLANK_PENALTIES`; of equally good ones the smallest.
+        What was subtracted from the bias; of equally good ones the smallest. Words are what counts, or characters
+        where CER chooses checkpoints.
     """
-    sample = tuning_sample(validation)
-    blank = processor.tokenizer.pad_token_id
-    hypotheses: dict[float, list[str]] = {penalty: [] for penalty in BLANK_PENALTIES}
-    options = {"batch_size": batch_size, "show_progress": show_progress, "unreadable": unreadable}
-    for batch in emissions(model, processor, sample, description="blank", **options):
-        for log_probs in batch:
-            for penalty, texts in hypotheses.items():
-                lowered = log_probs.copy()
-                lowered[:, blank] -= penalty
-                texts.append(processor.decode(lowered.argmax(axis=-1), skip_special_tokens=True))
-    rates = {penalty: total(count_errors(sample["text"], texts, unit)).rate for penalty, texts in hypotheses.items()}
+    model = trainer.accelerator.unwrap_model(trainer.model)
+    metric = "cer" if trainer.args.metric_for_best_model.endswith("cer") else "wer"
+    blank = model.config.pad_token_id
+    bias = model.head.bias.data
+    learned = bias[blank].clone()
+    rates = {}
+    for penalty in BLANK_PENALTIES:
+        bias[blank] = learned - penalty
+        rates[penalty] = trainer.predict(validation, metric_key_prefix="blank").metrics[f"blank_{metric}"]
     best = min(rates, key=lambda penalty: (rates[penalty], penalty))
+    bias[blank] = learned - best
     if best:
+        without = rates[BLANK_PENALTIES[0]]
         logger.info(
-            "blank's bias lowered by %g: %s on validation %.4f instead of %.4f",
-            *(best, "WER" if unit == "word" else "CER", rates[best], rates[BLANK_PENALTIES[0]]),
+            "blank's bias lowered by %g: validation %s %.4f instead of %.4f", best, metric, rates[best], without
         )
-    with torch.no_grad():
-        model.head.bias[blank] -= best
     return best

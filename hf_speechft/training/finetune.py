@@ -251,7 +251,7 @@ class FineTuning:
         averaged = average_best(self.trainer, self.splits["validation"], self.training_arguments.average_checkpoints)
         model = self.trainer.accelerator.unwrap_model(self.trainer.model)
         merge_lora(model)
-        blank_penalty = self._calibrate_blank(model)
+        blank_penalty = calibrate_blank(self.trainer, self.splits["validation"])
         predictions = self._decode_test()
         if not self.trainer.is_world_process_zero():
             return {}
@@ -300,18 +300,6 @@ class FineTuning:
     def _save(self, model: SpeechBertForCTC, folder: Path) -> None:
         model.save_pretrained(folder)
         self.processor.save_pretrained(folder)
-
-    def _calibrate_blank(self, model: SpeechBertForCTC) -> float:
-        training = self.training_arguments
-        return calibrate_blank(
-            model,
-            self.processor,
-            self.splits["validation"],
-            unit="char" if training.metric_for_best_model.endswith("cer") else "word",
-            batch_size=training.per_device_eval_batch_size,
-            show_progress=not training.disable_tqdm and self.trainer.is_world_process_zero(),
-            unreadable=self.unreadable,
-        )
 
     def _decode_test(self) -> list[Prediction]:
         test = self.splits["test"]
