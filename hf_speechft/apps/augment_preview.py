@@ -8,11 +8,12 @@ import typer
 if TYPE_CHECKING:
     import numpy as np
 
+    from hf_speechft import SpeechBertConfig
     from hf_speechft.data.augment import Augmentation
 
 RATE_HZ = 16_000
 ROW_INCHES = 1.7
-MASKED = "SpecAugment"  # of the clip, in the spectrogram only: the model does it
+WARPED, MASKED = "frequency warp", "SpecAugment"  # of the clip, in the spectrogram only: the model does both
 
 
 def augment_preview(
@@ -30,6 +31,7 @@ def augment_preview(
     telephone_prob: Annotated[float, typer.Option(help="Of the telephone band.")] = 1.0,
     silence_share: Annotated[float, typer.Option(help="Of clips without speech.")] = 1.0,
     speed_factors: Annotated[list[float] | None, typer.Option(help="Give it once for each speed.")] = None,
+    frequency_warp: Annotated[float, typer.Option(help="Largest share, up or down; 0 is none.")] = 0.0,
     mask_time_prob: Annotated[float, typer.Option(help="SpecAugment: share of frames; 0 is none.")] = 0.1,
     mask_time_length: Annotated[int, typer.Option(min=1, help="Frames in a time mask.")] = 20,
     mask_feature_prob: Annotated[float, typer.Option(help="Share of mel bins; 0 is none.")] = 0.2,
@@ -44,6 +46,7 @@ def augment_preview(
     The options are those of a run (`run_finetune.py`). A probability above 0 shows its augmentation, alone and then
     together with the others.
     """
+    from hf_speechft import SpeechBertConfig
     from hf_speechft.training.augmentation import AugmentationArguments, make_augmentation
 
     try:
@@ -62,10 +65,18 @@ def augment_preview(
         clips = _make_clips(clip, make_augmentation(arguments, RATE_HZ), speed_factors or [1.0], seed)
         if audio_dir is not None:
             _write_audio(clips, audio_dir)
+        if frequency_warp > 0:
+            clips[WARPED] = clips["clip"]
         if mask_time_prob > 0 or mask_feature_prob > 0:
             clips[MASKED] = clips["clip"]
-        masks = ((mask_time_prob, mask_time_length), (mask_feature_prob, mask_feature_length))
-        _draw(clips, output, masks, seed)
+        config = SpeechBertConfig(
+            frequency_warp=frequency_warp,
+            mask_time_prob=mask_time_prob,
+            mask_time_length=mask_time_length,
+            mask_feature_prob=mask_feature_prob,
+            mask_feature_length=mask_feature_length,
+        )
+        _draw(clips, output, config, seed)
     except (ValueError, OSError, ImportError) as error:
         typer.echo(f"hf-speechft: {error}", err=True)
         raise typer.Exit(1) from None
@@ -122,9 +133,7 @@ def _always(augmentation: "Augmentation") -> "Augmentation":
     return replace(augmentation, **{name: float(getattr(augmentation, name) > 0) for name in names})
 
 
-def _draw(
-    clips: "dict[str, np.ndarray]", path: Path, masks: tuple[tuple[float, int], tuple[float, int]], seed: int
-) -> None:
+def _draw(clips: "dict[str, np.ndarray]", path: Path, config: "SpeechBertConfig", seed: int) -> None:
     """Draw a row for each clip; all rows have the axes and the colours that suit the first one and the longest."""
     import numpy as np
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -132,7 +141,7 @@ def _draw(
 
     from hf_speechft.scoring.curves import COLOURS
 
-    features = _log_mel(clips, masks, seed)
+    features = _log_mel(clips, config, seed)
     colours = {"vmin": features["clip"].min(), "vmax": features["clip"].max(), "cmap": "magma"}
     loudest = max(float(np.abs(waveform).max()) for waveform in clips.values()) or 1.0
     figure = Figure(figsize=(11, ROW_INCHES * len(clips) + 0.4), layout="constrained")
@@ -152,31 +161,26 @@ def _draw(
     figure.savefig(path, format="png", dpi=110)
 
 
-def _log_mel(
-    clips: "dict[str, np.ndarray]", masks: tuple[tuple[float, int], tuple[float, int]], seed: int
-) -> "dict[str, np.ndarray]":
-    """Features `(frames, mels)`, by name; where the model masks, they are at the mean of their mel bin."""
-    import numpy as np
+def _log_mel(clips: "dict[str, np.ndarray]", config: "SpeechBertConfig", seed: int) -> "dict[str, np.ndarray]":
+    """Features `(frames, mels)`, by name; what the model itself does in training is done to them here."""
     import torch
 
     from hf_speechft.model.feature_extraction_speechbert import SpeechBertFeatureExtractor
-    from hf_speechft.model.spec_augment_speechbert import span_mask
+    from hf_speechft.model.spec_augment_speechbert import mask_features, warp_frequencies
 
     extractor = SpeechBertFeatureExtractor(feature_type="log_mel", normalize="none")
     features = {
-        name: extractor(waveform, sampling_rate=RATE_HZ, return_tensors="np")["input_features"][0]
+        name: extractor(waveform, sampling_rate=RATE_HZ, return_tensors="pt")["input_features"]
         for name, waveform in clips.items()
     }
+    torch.manual_seed(seed)
+    if WARPED in features:
+        features[WARPED] = warp_frequencies(features[WARPED], config.frequency_warp, RATE_HZ)
     if MASKED in features:
-        torch.manual_seed(seed)
-        sizes = features[MASKED].shape
-        frames, mels = (
-            span_mask(torch.tensor([size]), size, *mask, min_spans=0)[0].numpy()
-            for size, mask in zip(sizes, masks, strict=True)
-        )
-        hidden = frames[:, None] | mels[None, :]
-        features[MASKED] = np.where(hidden, features[MASKED].mean(axis=0), features[MASKED])
-    return features
+        clip = features[MASKED]
+        mean = clip.mean(dim=1, keepdim=True)  # what masks leave of normalised features
+        features[MASKED] = mask_features(clip - mean, torch.tensor([clip.shape[1]]), config) + mean
+    return {name: rows[0].numpy() for name, rows in features.items()}
 
 
 def _write_audio(clips: "dict[str, np.ndarray]", folder: Path) -> None:

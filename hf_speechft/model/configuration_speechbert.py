@@ -36,6 +36,8 @@ class SpeechBertConfig(PreTrainedConfig):
         frontend_dropout: Dropout probability inside the front-end.
         head_dropout: Dropout probability before the CTC head.
         initializer_range: Standard deviation that new weights are drawn with.
+        frequency_warp: Largest share by which training multiplies the frequencies of an utterance, up or down, as
+            another vocal tract would; `apply_spec_augment` switches it off too.
         apply_spec_augment: Whether to mask input features in training (SpecAugment, arXiv:1904.08779).
         mask_time_prob: Share of an utterance's frames that the time masks cover, overlaps counted twice.
         mask_time_length: Frames that one time mask covers.
@@ -75,6 +77,7 @@ class SpeechBertConfig(PreTrainedConfig):
     frontend_dropout: float = 0.1
     head_dropout: float = 0.1
     initializer_range: float = 0.02
+    frequency_warp: float = 0.0
     apply_spec_augment: bool = True
     mask_time_prob: float = 0.1
     mask_time_length: int = 20
@@ -102,6 +105,8 @@ class SpeechBertConfig(PreTrainedConfig):
         for name in ("mask_time_length", "mask_feature_length"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it needs to be 1 or more")
+        if not 0 <= self.frequency_warp < 1:
+            raise ValueError(f"frequency_warp is {self.frequency_warp}; it needs to be a share from 0 to below 1")
         if not 0 <= self.intermediate_ctc_weight < 1:
             raise ValueError(
                 f"intermediate_ctc_weight is {self.intermediate_ctc_weight}; it needs to be a share from 0 to below 1"

@@ -37,7 +37,7 @@ from .configuration_speechbert import SpeechBertConfig
 from .ctc_speechbert import best_path, ctc_loss, inconsistency, needed_steps
 from .frontend_speechbert import build_frontend, match_embedding_scale
 from .padding_speechbert import FrontendPast, count_frames, length_mask, output_lengths
-from .spec_augment_speechbert import mask_features
+from .spec_augment_speechbert import mask_features, warp_frequencies
 
 CACHE_NAMES = ("cache", "past_key_values")  # of transformers 5.24, and of 5.17
 AUTO_MODELS = {
@@ -151,6 +151,8 @@ class SpeechBertModel(SpeechBertPreTrainedModel):
         frame_lengths = count_frames(input_features, attention_mask)
         features = input_features.to(self.frontend.projection.weight.dtype)
         if self.training and self.config.apply_spec_augment:
+            if self.config.frequency_warp:
+                features = warp_frequencies(features, self.config.frequency_warp, self.config.sampling_rate)
             features = mask_features(features, frame_lengths, self.config)
         hidden = self.frontend(features, frame_lengths)  # (batch, steps, hidden)
         step_lengths = output_lengths(frame_lengths, self.config.subsampling)

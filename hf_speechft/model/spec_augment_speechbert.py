@@ -1,9 +1,41 @@
-"""SpecAugment's masks (arXiv:1904.08779), drawn for a whole batch at once."""
+"""What training does to features, drawn for a whole batch at once: a warp of frequencies, SpecAugment's masks."""
+
+import math
 
 import torch
 
 from .configuration_speechbert import SpeechBertConfig
+from .mel_filters_speechbert import KALDI_LOW_HZ
 from .padding_speechbert import length_mask
+
+
+def warp_frequencies(features: torch.Tensor, largest: float, sampling_rate: int) -> torch.Tensor:
+    """Give each utterance another vocal tract: move its mel bins as if all frequencies were a little higher or lower.
+
+    Args:
+        features: Mel energies `(batch, frames, mels)` on Kaldi's mel scale from 20 Hz up; on librosa's (`log_mel`) the
+            bins end up less than one bin from where they should.
+        largest: Frequencies are multiplied by `1 - largest` to `1 + largest`, drawn for each utterance.
+        sampling_rate: Rate of the audio in Hz; half of it is the highest frequency.
+
+    Returns:
+        The features, each bin between the two nearest to where it comes from; what would come from beyond the lowest
+        or highest bin is that bin.
+
+    Source:
+        Jaitly and Hinton, "Vocal Tract Length Perturbation (VTLP) improves speech recognition", 2013.
+    """
+    batch, _, mels = features.shape
+    factors = 1 + largest * (2 * torch.rand(batch, 1, device=features.device) - 1)
+    low, high = (1127.0 * math.log1p(hz / 700.0) for hz in (KALDI_LOW_HZ, sampling_rate / 2))
+    spacing = (high - low) / (mels + 1)
+    centres = low + spacing * torch.arange(1, mels + 1, device=features.device)  # mel
+    hz = 700.0 * torch.expm1(centres / 1127.0) / factors  # (batch, mels)
+    places = ((1127.0 * torch.log1p(hz / 700.0) - low) / spacing - 1).clamp(0, mels - 1)
+    below = places.floor().clamp(max=mels - 2)
+    share = (places - below)[:, None, :].to(features.dtype)
+    at = below.long()[:, None, :].expand_as(features)
+    return features.gather(2, at) * (1 - share) + features.gather(2, at + 1) * share
 
 
 def mask_features(features: torch.Tensor, frame_lengths: torch.Tensor, config: SpeechBertConfig) -> torch.Tensor:

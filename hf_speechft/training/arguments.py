@@ -74,6 +74,13 @@ class ModelArguments:
             "help": "Dropout of attention's weights in the body; on a CPU an update takes a quarter less time without."
         },
     )
+    frequency_warp: float = field(
+        default=0.0,
+        metadata={
+            "help": "Vocal tract length perturbation: largest share by which an utterance's frequencies are stretched "
+            "or shrunk, such as 0.1; not of cepstra (mfcc)."
+        },
+    )
     mask_time_prob: float = field(default=0.1, metadata={"help": "SpecAugment: share of frames under time masks."})
     mask_time_length: int = field(default=20, metadata={"help": "SpecAugment: frames in a time mask."})
     mask_feature_prob: float = field(default=0.2, metadata={"help": "SpecAugment: share of mel bins under masks."})

@@ -86,10 +86,20 @@ def make_processor(model: ModelArguments, data: DataArguments, texts: Iterable[s
 
 
 def make_model(model: ModelArguments, processor: SpeechBertProcessor) -> SpeechBertForCTC:
-    """Give the text checkpoint its front-end and head, or load the recogniser that goes on learning."""
+    """Give the text checkpoint its front-end and head, or load the recogniser that goes on learning.
+
+    Raises:
+        ValueError: Frequencies are to be warped, and the features have none.
+    """
+    if model.frequency_warp and processor.feature_extractor.feature_type == "mfcc":
+        raise ValueError(
+            f"--frequency_warp {model.frequency_warp:g} moves mel bins, and mfcc features are cepstra; leave it at 0, "
+            "or set --feature_type fbank"
+        )
     regularisation = {
         "frontend_dropout": model.dropout,
         "head_dropout": model.dropout,
+        "frequency_warp": model.frequency_warp,
         "mask_time_prob": model.mask_time_prob,
         "mask_time_length": model.mask_time_length,
         "mask_feature_prob": model.mask_feature_prob,

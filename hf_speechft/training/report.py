@@ -272,8 +272,14 @@ def _augmentation(arguments: Arguments) -> str:
         f"SpecAugment: {model.mask_time_prob:.0%} of frames in masks of {model.mask_time_length}, "
         f"{model.mask_feature_prob:.0%} of mel bins in masks of {model.mask_feature_length}"
     )
+    warp = [f"frequencies up to {model.frequency_warp:.0%} higher or lower"] if model.frequency_warp else []
     speeds = ", ".join(f"{factor:g}" for factor in data.speed_factors)
-    parts = [masks, *([] if data.speed_factors == [1.0] else [f"speeds {speeds}"]), *describe_augmentation(data)]
+    parts = [
+        masks,
+        *warp,
+        *([] if data.speed_factors == [1.0] else [f"speeds {speeds}"]),
+        *describe_augmentation(data),
+    ]
     return "; ".join(parts)
 
 

@@ -38,10 +38,10 @@ def test_augment_preview_draws_the_clip_and_each_augmentation(clip, tmp_path, no
 def test_augment_preview_takes_the_options_of_a_run(clip, tmp_path, noise_dir):
     options = ["--noise_dir", noise_dir, "--noise_prob", "0.5", "--noise_snr_db", "0", "3"]
     off = ["--reverb_prob", "0", "--gain_db", "0", "--telephone_prob", "0", "--silence_share", "0"]
-    off += ["--mask_time_prob", "0", "--mask_feature_prob", "0"]
+    off += ["--mask_time_prob", "0", "--mask_feature_prob", "0", "--frequency_warp", "0.1"]
     picture = tmp_path / "noise.png"
     result = preview(clip, *options, *off, "-o", picture)
-    assert (result.exit_code, result.stdout) == (0, f"{picture}: clip, noise\n")
+    assert (result.exit_code, result.stdout) == (0, f"{picture}: clip, noise, frequency warp\n")
     assert picture.stat().st_size > 10_000
 
 
@@ -71,6 +71,7 @@ def test_augment_preview_is_the_same_for_the_same_seed(clip, tmp_path):
         (["--noise-snr-db", "25", "5"], "--noise_snr_db is 25 5; give two numbers in dB, the lowest first"),
         (["--noise-dir", "absent"], "--noise_dir: absent is no folder"),
         (["--speed-factors", "3"], "speed factors are [3.0]; give distinct numbers from 0.5 to 2.0"),
+        (["--frequency-warp", "1"], "frequency_warp is 1.0; it needs to be a share from 0 to below 1"),
         (["-o", "a.jpg"], "--output a.jpg does not end in .png"),
         (["-o", "absent/a.png"], "No such file or directory"),
     ],

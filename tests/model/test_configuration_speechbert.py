@@ -140,6 +140,8 @@ def test_config_does_not_use_text_checkpoints_cache(attention, gpt2_config):
             },
             "needs layers as wide as the output; this opt has 64 and 32; leave it at 0",
         ),
+        ({"frequency_warp": -0.1}, "frequency_warp is -0.1; it needs to be a share from 0 to below 1"),
+        ({"frequency_warp": 1.0}, "frequency_warp is 1.0; it needs to be a share from 0 to below 1"),
         ({"consistency_weight": -0.1}, "consistency_weight is -0.1; it needs to be a number from 0 up"),
         ({"mask_time_length": 0}, "mask_time_length is 0; it needs to be 1 or more"),
         ({"mask_feature_length": -2}, "mask_feature_length is -2; it needs to be 1 or more"),

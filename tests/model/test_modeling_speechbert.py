@@ -368,8 +368,17 @@ def test_spec_augment_masks_in_training_only():
     assert not torch.equal(is_zero[0], is_zero[1])
 
 
+def test_frequency_warp_is_another_one_for_each_utterance_in_training_only():
+    model = make_model(frequency_warp=0.2, mask_time_prob=0.0, mask_feature_prob=0.0)
+    features = make_batch(60)[0].repeat(2, 1, 1)
+    assert torch.equal(features_that_reach_the_frontend(model, features, None), features)
+    warped = features_that_reach_the_frontend(model.train(), features, None)
+    assert not torch.equal(warped[0], features[0])
+    assert not torch.equal(warped[0], warped[1])
+
+
 def test_spec_augment_switched_off_masks_nothing():
-    model = make_model(apply_spec_augment=False, mask_time_prob=0.5).train()
+    model = make_model(apply_spec_augment=False, mask_time_prob=0.5, frequency_warp=0.1).train()
     features, mask = make_batch(60, 60)
     assert torch.equal(features_that_reach_the_frontend(model, features, mask), features)
 

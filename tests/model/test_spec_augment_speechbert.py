@@ -1,10 +1,14 @@
-"""The masks of SpecAugment: shares, lengths and counts."""
+"""The masks of SpecAugment: shares, lengths and counts. The warp of frequencies, against sounds and librosa."""
 
+import librosa
+import numpy as np
 import pytest
 import torch
 
-from hf_speechft import SpeechBertConfig
-from hf_speechft.model.spec_augment_speechbert import mask_features, span_mask
+from hf_speechft import SpeechBertConfig, SpeechBertFeatureExtractor
+from hf_speechft.model.spec_augment_speechbert import mask_features, span_mask, warp_frequencies
+
+RATE_HZ = 16_000
 
 
 def test_span_mask_covers_the_share_it_was_given():
@@ -69,3 +73,58 @@ def test_mask_features_zeroes_whole_frames_and_bins_and_changes_nothing_else():
     assert torch.equal(is_zero, frames[:, :, None] | mels[:, None, :])
     assert torch.equal(masked[~is_zero], features[~is_zero])
     assert not frames[1, 40:].any()
+
+
+def drawn_factors(batch, largest, seed):
+    """What `warp_frequencies` multiplies the frequencies of each utterance by after this seed."""
+    torch.manual_seed(seed)
+    return (1 + largest * (2 * torch.rand(batch) - 1)).tolist()
+
+
+def chord(factor):
+    """Formants of a vowel, sung by a vocal tract that multiplies them by a factor."""
+    time_s = np.arange(RATE_HZ // 2) / RATE_HZ
+    return sum(0.1 * np.sin(2 * np.pi * factor * hz * time_s) for hz in (730, 1_090, 2_440, 3_900)).astype(np.float32)
+
+
+@pytest.mark.parametrize("feature_type", ["fbank", "log_mel"])
+def test_warp_frequencies_gives_the_features_of_another_vocal_tract(feature_type):
+    extractor = SpeechBertFeatureExtractor(feature_type=feature_type, normalize="none")
+    factors = drawn_factors(8, 0.1, seed=3)
+    assert min(factors) < 0.95
+    assert max(factors) > 1.05
+    given = extractor([chord(1.0)] * 8, sampling_rate=RATE_HZ, return_tensors="pt")["input_features"]
+    wanted = extractor([chord(factor) for factor in factors], sampling_rate=RATE_HZ, return_tensors="pt")
+    wanted = wanted["input_features"][:, 20]  # (batch, mels), of a frame in the middle
+    torch.manual_seed(3)
+    warped = warp_frequencies(given, 0.1, RATE_HZ)[:, 20]
+    before, after = ((row - wanted).abs().mean().item() for row in (given[:, 20], warped))
+    assert after < before / 3
+
+
+def test_warp_frequencies_is_interpolation_on_the_mel_scale():
+    features = torch.rand(5, 30, 23)
+    factors = drawn_factors(5, 0.3, seed=1)
+    edges = np.linspace(*librosa.hz_to_mel([20, 8_000], htk=True), 25)
+    centres_hz = librosa.mel_to_hz(edges[1:-1], htk=True)
+    torch.manual_seed(1)
+    warped = warp_frequencies(features, 0.3, RATE_HZ)
+    for row, factor, found in zip(features, factors, warped, strict=True):
+        at = librosa.hz_to_mel(centres_hz / factor, htk=True)
+        for frame, found_frame in zip(row, found, strict=True):
+            expected = np.interp(at, edges[1:-1], frame.numpy())
+            np.testing.assert_allclose(found_frame.numpy(), expected, atol=1e-4)
+
+
+def test_warp_frequencies_of_nothing_changes_nothing():
+    features = torch.randn(3, 20, 80)
+    torch.testing.assert_close(warp_frequencies(features, 0.0, RATE_HZ), features, atol=1e-4, rtol=0)
+
+
+def test_warp_frequencies_keeps_the_type_and_what_is_padding():
+    features = torch.randn(2, 20, 80, dtype=torch.bfloat16)
+    features[1, 12:] = 0
+    warped = warp_frequencies(features, 0.1, RATE_HZ)
+    assert (warped.dtype, warped.shape) == (torch.bfloat16, features.shape)
+    assert (warped[1, 12:] == 0).all()
+    assert not torch.equal(warped[0], features[0])

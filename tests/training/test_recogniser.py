@@ -99,6 +99,14 @@ def test_make_model_says_that_a_causal_one_will_not_stream(argv, tmp_path, caplo
         assert ("will not stream: features are normalised over the utterance" in caplog.text) == is_told
 
 
+def test_make_model_warps_mel_bins_and_refuses_to_warp_cepstra(argv, tmp_path):
+    given, data, _ = parse_arguments(argv(tmp_path / "run", frequency_warp=0.1))
+    assert make_model(given, make_processor(given, data, ["a b"])).config.frequency_warp == 0.1
+    given.feature_type = "mfcc"
+    with pytest.raises(ValueError, match=r"--frequency_warp 0.1 moves mel bins, and mfcc features are cepstra"):
+        make_model(given, make_processor(given, data, ["a b"]))
+
+
 def test_make_model_of_incomplete_speechbert_raises(speechbert, argv, tmp_path):
     _, data, _ = parse_arguments(argv(tmp_path / "run"))
     model = ModelArguments(model_name_or_path=str(speechbert))

@@ -190,10 +190,20 @@ def test_write_report_card_names_packaged_minilm_by_its_hub_id(tmp_path):
     ("argv", "rows"),
     [
         (
-            ["--step_lr_epochs", "10", "--speed_factors", "0.9", "1", "--gradient_accumulation_steps", "4"],
+            [
+                "--step_lr_epochs",
+                "10",
+                "--frequency_warp",
+                "0.1",
+                "--speed_factors",
+                "0.9",
+                "1",
+                "--gradient_accumulation_steps",
+                "4",
+            ],
             [
                 "| learning-rate schedule | StepLR every 10.0 epochs, factor 0.1 |",
-                "in masks of 10; speeds 0.9, 1 |",
+                "in masks of 10; frequencies up to 10% higher or lower; speeds 0.9, 1 |",
                 "| batch size | 32 |",
             ],
         ),
