@@ -1,13 +1,14 @@
-"""How fast logits become text with a language model, beside pyctcdecode and torchaudio's flashlight decoder.
+r"""How fast logits become text with a language model, beside pyctcdecode and torchaudio's flashlight decoder.
 
 On one thread, with the same logits, ARPA file and beam. The aim is 5 times the speed of pyctcdecode and no less than
 that of torchaudio's flashlight decoder, at an equal or lower word error rate; what is reached is in the table, and the
 claims in README.md are made from it. The peers need packages that cannot be installed beside ours, so each gets a
 virtual environment of its own in ~/.cache/hf_speechft/peers, made at the first run (a minute, 5 GB, most of it torch
-for torchaudio). Run from the project's root, on an idle machine, with a model that was trained on AN4:
+for torchaudio). Run from the project's root, on an idle machine, with an AN4 model of characters:
 
-    accelerate launch run_finetune.py recipes/an4.yaml
-    python -m benchmarks.decoding --model runs/an4
+    accelerate launch run_finetune.py recipes/an4.yaml --vocabulary char --intermediate_ctc_weight 0.3 \
+        --output_dir runs/an4_char
+    python -m benchmarks.decoding --model runs/an4_char
 """
 
 import argparse
@@ -73,6 +74,10 @@ class Contest:
 
 def an4_contest(recogniser: Recogniser, beams: tuple[int, ...]) -> Contest:
     """The logits of the model itself, its word delimiter written as the peers know it."""
+    if recogniser.processor.tokenizer.checkpoint_ids is not None:
+        raise ValueError(
+            "the model's units are its checkpoint's tokens; give one that was trained with --vocabulary char"
+        )
     emissions = recogniser.emissions("test")
     tokens = ["|" if token == "▁" else token for token in emissions.tokens]
     return Contest(
@@ -339,7 +344,9 @@ def make_notes(contests: list[Contest], rounds: int, scores: list[dict[str, Any]
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", type=Path, default=Path("runs/an4"), help="an AN4 model (default: %(default)s)")
+    parser.add_argument(
+        "--model", type=Path, default=Path("runs/an4_char"), help="an AN4 model of characters (default: %(default)s)"
+    )
     parser.add_argument("--dataset", type=Path, default=SHARED / "an4", help="AN4 (default: %(default)s)")
     parser.add_argument("--beams", type=int, nargs="+", default=[16, 32], help="beam widths (default: 16 32)")
     parser.add_argument("--rounds", type=int, default=7, help="timed rounds (default: %(default)s)")

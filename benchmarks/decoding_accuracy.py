@@ -2,9 +2,10 @@
 
 Claim: a 4-gram of the training transcripts takes 15 % or more off the greedy word error rate of AN4's test set. With
 `--demo_model` it also measures what a list of the allowed commands leaves of the sentence errors of the demo's test
-set (the aim is a third). Weights are chosen on the validation split. Run from the project's root with trained models:
+set (the aim is a third). Weights are chosen on the validation split. Run from the project's root with trained models,
+that of AN4 made as benchmarks/decoding.py says:
 
-    python -m benchmarks.decoding_accuracy --pair runs/an4 ../shared/data/an4 --demo_model runs/demo
+    python -m benchmarks.decoding_accuracy --pair runs/an4_char ../shared/data/an4 --demo_model runs/demo
 """
 
 import argparse
