@@ -13,8 +13,8 @@ def warp_frequencies(features: torch.Tensor, largest: float, sampling_rate: int)
     """Give each utterance another vocal tract: move its mel bins as if all frequencies were a little higher or lower.
 
     Args:
-        features: Mel energies `(batch, frames, mels)` on Kaldi's mel scale from 20 Hz up; on librosa's (`log_mel`) the
-            bins end up less than one bin from where they should.
+        features: Mel energies `(batch, frames, mels)` on Kaldi's mel scale from 20 Hz up; on librosa's (`log_mel`) a
+            warp of 0.1 moves them to less than one bin from where they should be.
         largest: Frequencies are multiplied by `1 - largest` to `1 + largest`, drawn for each utterance.
         sampling_rate: Rate of the audio in Hz; half of it is the highest frequency.
 
