@@ -46,10 +46,17 @@ class SpeechCollator:
         self.unreadable = unreadable
         # In shared memory, for workers that outlive an epoch hold a copy of everything else.
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
+        self._is_clean = torch.zeros((), dtype=torch.bool).share_memory_()
 
-    def set_epoch(self, epoch: int) -> None:
-        """Say which epoch begins: the augmentation draws anew, in workers that are running too."""
+    def set_epoch(self, epoch: int, is_clean: bool = False) -> None:
+        """Say which epoch begins: the augmentation draws anew, in workers that are running too.
+
+        Args:
+            epoch: Its number.
+            is_clean: Whether clips come as they were recorded, at no other speed and not augmented.
+        """
         self._epoch.fill_(epoch)
+        self._is_clean.fill_(is_clean)
 
     def __call__(self, rows: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
         """Make a batch of rows.
@@ -94,6 +101,8 @@ class SpeechCollator:
                 raise ValueError(f"utterance {_name(row)}: {error}") from error
             self.unreadable.note(UnreadableClip(_name(row), _path(row) or _name(row), str(error)))
             return None
+        if self._is_clean:
+            return waveform
         try:
             if row.get("speed", 1.0) != 1.0:
                 from hf_speechft.data.augment import change_speed  # imports datasets, which most users can do without

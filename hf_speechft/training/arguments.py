@@ -250,6 +250,13 @@ class SpeechTrainingArguments(TrainingArguments):
     warmup_epochs: float = field(
         default=9.0, metadata={"help": "Epochs over synthetic speech, where --warmup_corpus is given."}
     )
+    clean_epochs: int = field(
+        default=0,
+        metadata={
+            "help": "In so many of the last epochs, training clips are heard as they were recorded: without masks, "
+            "warp, other speeds, noise and CR-CTC."
+        },
+    )
     average_checkpoints: int = field(
         default=1,
         metadata={
@@ -350,8 +357,17 @@ class SpeechTrainingArguments(TrainingArguments):
             value = getattr(self, name)
             if value is not None and not value > 0:
                 raise ValueError(f"--{name} is {value}; it needs to be above 0")
+        if self.clean_epochs < 0 or (self.max_steps < 0 and self.clean_epochs > self.num_train_epochs):
+            raise ValueError(
+                f"--clean_epochs is {self.clean_epochs}; they are the last of the {self.num_train_epochs:g} of "
+                "--num_train_epochs, so give a number from 0 to that"
+            )
 
     def _check_choices(self) -> None:
+        if self.clean_epochs and self.early_stopping_patience:
+            raise ValueError(
+                "--clean_epochs are the last ones, and --early_stopping_patience may stop before them; leave one out"
+            )
         if self.train_sampling_strategy not in SAMPLING_STRATEGIES:
             known = ", ".join(SAMPLING_STRATEGIES)
             raise ValueError(f"--train_sampling_strategy is {self.train_sampling_strategy!r}; choose one of {known}")

@@ -2,10 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
-
 from hf_speechft.data.augment import Augmentation
-from hf_speechft.data.collate import SpeechCollator
 from hf_speechft.data.sounds import SoundFolder
 
 
@@ -81,19 +78,6 @@ def _read_folder(argument: str, folder: str | None, sampling_rate_hz: int) -> So
         return None if folder is None else SoundFolder(folder, sampling_rate_hz)
     except ValueError as error:
         raise ValueError(f"--{argument}: {error}") from error
-
-
-class EpochCallback(TrainerCallback):
-    """Tells the collator which epoch begins, so that a resumed run draws what the run itself would have drawn."""
-
-    def __init__(self, collator: SpeechCollator) -> None:
-        self.collator = collator
-
-    def on_epoch_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object
-    ) -> None:
-        """Count whole epochs; before the first update there is none, and a checkpoint may lie within one."""
-        self.collator.set_epoch(int(state.epoch or 0))
 
 
 def describe_augmentation(arguments: AugmentationArguments) -> list[str]:

@@ -57,7 +57,7 @@ class StageForecast:
     """What a stage of training would take.
 
     Attributes:
-        name: "warm-up" for the stage on synthetic speech, or "training".
+        name: "warm-up" for the stage on synthetic speech, "training", or "clean epochs" for the end of that.
         clips: Clips of an epoch, those at other speeds included.
         duration_s: Seconds of speech of an epoch.
         updates_per_epoch: Updates of an epoch.
@@ -136,7 +136,9 @@ def forecast(run: "FineTuning") -> RunForecast:
         checkpoints = whole_checkpoints(run.folder / WARMUP_FOLDER)
         stages.append(_forecast_stage("warm-up", warmup, checkpoints[-1] if checkpoints else None))
         del warmup
-    training = _forecast_stage("training", run.trainer, run.checkpoint)
+    training = [_forecast_stage("training", run.trainer, run.checkpoint)]
+    if run.trainer.args.clean_epochs:
+        training.append(_forecast_stage("clean epochs", run.trainer, run.checkpoint, is_clean=True))
     evaluations = _count_evaluations(run.trainer.args, training)
     return RunForecast(
         splits=[run.split_facts(name) for name in run.splits],
@@ -144,7 +146,7 @@ def forecast(run: "FineTuning") -> RunForecast:
         units=_units(run.processor.tokenizer),
         parameters=run.trainer.model.num_parameters(),
         trainable_parameters=run.trainable_parameters,
-        stages=[*stages, training],
+        stages=[*stages, *training],
         evaluations=evaluations,
         evaluation_minutes=evaluations * _time_evaluation(run.trainer) / 60,
         peak_memory_gb=peak_gpu_memory_gb() or peak_memory_gb(),
@@ -163,18 +165,22 @@ def _memory_gb() -> float | None:
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9 if hasattr(os, "sysconf") else None
 
 
-def _count_evaluations(training: TrainingArguments, stage: StageForecast) -> int:
+def _count_evaluations(training: TrainingArguments, stages: Sequence[StageForecast]) -> int:
     """Evaluations of the validation split, that of averaged checkpoints included."""
     if training.eval_strategy == "no":
         return 0
-    every = stage.updates_per_epoch
+    updates, done = sum(stage.updates for stage in stages), sum(stage.updates_done for stage in stages)
+    every = stages[0].updates_per_epoch
     if training.eval_strategy == "steps":
-        every = training.eval_steps if training.eval_steps >= 1 else math.ceil(stage.updates * training.eval_steps)
+        every = training.eval_steps if training.eval_steps >= 1 else math.ceil(updates * training.eval_steps)
     averaged = int(training.average_checkpoints > 1)
-    return math.ceil(stage.updates / every) - int(stage.updates_done // every) + averaged
+    return math.ceil(updates / every) - int(done // every) + averaged
 
 
-def _forecast_stage(name: str, trainer: SpeechTrainer, checkpoint: Path | str | None) -> StageForecast:
+def _forecast_stage(
+    name: str, trainer: SpeechTrainer, checkpoint: Path | str | None, is_clean: bool = False
+) -> StageForecast:
+    """Measure a Trainer's updates: those of its clean epochs, or those before."""
     args, dataset = trainer.args, trainer.train_dataset
     durations_s = np.asarray(dataset["duration_s"][:])
     batches = [list(batch) for batch in trainer.get_train_dataloader().batch_sampler]  # of this process
@@ -182,13 +188,16 @@ def _forecast_stage(name: str, trainer: SpeechTrainer, checkpoint: Path | str | 
     updates = [batches[start : start + accumulated] for start in range(0, len(batches), accumulated)]
     done = TrainerState.load_from_json(str(Path(checkpoint) / STATE_FILE)).global_step if checkpoint else 0
     total = args.max_steps if args.max_steps > 0 else math.ceil(args.num_train_epochs * len(updates))
+    first_clean = max(0, math.ceil(total / len(updates)) - args.clean_epochs) * len(updates)
+    first, end = (first_clean, total) if is_clean else (0, min(first_clean, total))
+    made = range(min(max(first, done), end), end)
 
     def padded_s(update: Batches) -> float:
         return sum(len(batch) * durations_s[batch].max() for batch in update)
 
     largest = max(batches, key=lambda batch: len(batch) * durations_s[batch].max() ** 2)  # as attention's memory goes
     chosen = _choose(updates, padded_s, largest, accumulated)
-    computing_s, loading_s = Rehearsal(trainer, chosen).measure()
+    computing_s, loading_s = Rehearsal(trainer, chosen, is_clean).measure()
     seconds = [padded_s(update) for update in chosen]
     all_seconds = np.array([padded_s(update) for update in updates])
     computing, loading = (_extend_line(seconds[1:], taken[1:], all_seconds) for taken in (computing_s, loading_s))
@@ -199,14 +208,14 @@ def _forecast_stage(name: str, trainer: SpeechTrainer, checkpoint: Path | str | 
         clips=len(dataset),
         duration_s=float(durations_s.sum()),
         updates_per_epoch=len(updates),
-        updates=total,
-        updates_done=done,
+        updates=end - first,
+        updates_done=made.start - first,
         largest_clips=len(largest),
         largest_s=float(durations_s[largest].max()),
         padding=padding_share(batches, durations_s),
         update_s=float(taken_s.mean()),
         loading=float(loading.sum() / (computing.sum() + loading.sum())),
-        minutes=float(taken_s[np.arange(done, total) % len(updates)].sum() / 60),
+        minutes=float(taken_s[np.array(made, dtype=int) % len(updates)].sum() / 60),
     )
 
 
@@ -234,17 +243,20 @@ class Rehearsal(SpeechTrainer):
     Args:
         trainer: The other one, which has not trained yet.
         updates: Indices of clips, by batch and update.
+        is_clean: Whether they are of its clean epochs.
     """
 
-    def __init__(self, trainer: SpeechTrainer, updates: Sequence[Batches]) -> None:
+    def __init__(self, trainer: SpeechTrainer, updates: Sequence[Batches], is_clean: bool) -> None:
         self.batches = [batch for update in updates for batch in update]
         self.accumulated = len(updates[0])
         sizes = {"max_steps": len(updates), "gradient_accumulation_steps": self.accumulated}
         self.stopwatch = Stopwatch(len(updates), show_progress=not trainer.args.disable_tqdm)
         self.collator = TimedCollator(trainer.data_collator)
+        if is_clean:
+            trainer.data_collator.set_epoch(0, is_clean=True)
         super().__init__(
             model=trainer.model,
-            args=dataclasses.replace(trainer.args, **NOTHING_ELSE, **sizes),
+            args=dataclasses.replace(trainer.args, **NOTHING_ELSE, **sizes, clean_epochs=int(is_clean)),
             data_collator=self.collator,
             train_dataset=trainer.train_dataset,
             processing_class=trainer.processing_class,

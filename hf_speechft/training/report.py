@@ -267,18 +267,20 @@ def _frontend(model: ModelArguments) -> str:
 
 
 def _augmentation(arguments: Arguments) -> str:
-    model, data, _ = arguments
+    model, data, training = arguments
     masks = (
         f"SpecAugment: {model.mask_time_prob:.0%} of frames in masks of {model.mask_time_length}, "
         f"{model.mask_feature_prob:.0%} of mel bins in masks of {model.mask_feature_length}"
     )
     warp = [f"frequencies up to {model.frequency_warp:.0%} higher or lower"] if model.frequency_warp else []
     speeds = ", ".join(f"{factor:g}" for factor in data.speed_factors)
+    clean = "epoch" if training.clean_epochs == 1 else f"{training.clean_epochs} epochs"
     parts = [
         masks,
         *warp,
         *([] if data.speed_factors == [1.0] else [f"speeds {speeds}"]),
         *describe_augmentation(data),
+        *([f"none of it, nor CR-CTC, in the last {clean}"] if training.clean_epochs else []),
     ]
     return "; ".join(parts)
 

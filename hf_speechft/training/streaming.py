@@ -38,6 +38,8 @@ def check_streaming(data: DataArguments, training: SpeechTrainingArguments) -> N
                 f"--streaming true has no epochs, after which --{name} epoch could act; give --eval_strategy steps "
                 "--save_strategy steps --eval_steps 500 --save_steps 500"
             )
+    if training.clean_epochs:
+        raise ValueError("--streaming true has no epochs, of which --clean_epochs would be the last; leave one out")
     if data.shuffle_buffer < 1:
         raise ValueError(f"--shuffle_buffer is {data.shuffle_buffer}; it needs to be 1 or more utterances")
     unfit = {

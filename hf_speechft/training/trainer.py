@@ -5,6 +5,7 @@ import logging
 import math
 import shutil
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from functools import cached_property, partial
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from hf_speechft.sharing.save import FULL_BELOW_BYTES, SaveError
 from hf_speechft.training.arguments import SpeechTrainingArguments
 from hf_speechft.training.checkpoints import STATE_FILE, UNEVALUATED_FOLDER
 from hf_speechft.training.dropout import draw_bytes
+from hf_speechft.training.epochs import is_clean_epoch, unmasked
 from hf_speechft.training.memory import halve_evaluation, is_out_of_memory, naming_batch
 from hf_speechft.training.optim import group_parameters, hold_waiting_groups, step_schedule
 from hf_speechft.training.preemption import Preemption
@@ -226,7 +228,9 @@ class SpeechTrainer(Trainer):
         num_items_in_batch: torch.Tensor | int | None = None,
     ) -> torch.Tensor:
         """Learn from a batch as the Trainer does; where memory runs out, say what to do."""
-        with naming_batch(self.args, len(inputs["labels"])):
+        config = self.accelerator.unwrap_model(model).config
+        as_it_is = unmasked(config) if is_clean_epoch(self.args, self.state) else nullcontext()
+        with naming_batch(self.args, len(inputs["labels"])), as_it_is:
             return super().training_step(model, inputs, num_items_in_batch)
 
     def evaluation_loop(self, dataloader: DataLoader, *args: object, **kwargs: object) -> EvalLoopOutput:

@@ -146,6 +146,7 @@ def make_warmup_trainer(
             load_best_model_at_end=False,
             metric_for_best_model=None,
             early_stopping_patience=0,
+            clean_epochs=0,
             average_checkpoints=1,
             step_lr_epochs=None,
             balance_by=None,

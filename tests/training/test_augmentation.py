@@ -1,18 +1,15 @@
 """Augmentation in a run: its arguments, its epochs, its row in the card, and that an interruption changes nothing."""
 
 import json
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import soundfile
 import torch
 from safetensors.torch import load_file
-from transformers import TrainerState
 
 from hf_speechft.training.augmentation import (
     AugmentationArguments,
-    EpochCallback,
     describe_augmentation,
     make_augmentation,
 )
@@ -92,14 +89,6 @@ def test_run_with_a_mistake_fails_before_it_loads_anything(argv, tmp_path):
     options = {"noise_dir": tmp_path, "dataset": "absent"}
     with pytest.raises(ValueError, match="--noise_dir: .* holds no audio file"):
         FineTuning(parse_arguments(argv(tmp_path / "run", **options)))
-
-
-@pytest.mark.parametrize(("epoch", "expected"), [(None, 0), (0.0, 0), (1.0, 1), (1.75, 1), (2.0, 2)])
-def test_epoch_callback_counts_whole_epochs(epoch, expected):
-    epochs = []
-    callback = EpochCallback(SimpleNamespace(set_epoch=epochs.append))
-    callback.on_epoch_begin(None, TrainerState(epoch=epoch), None)
-    assert epochs == [expected]
 
 
 def test_describe_augmentation_says_what_is_on(noise_dir):

@@ -30,16 +30,18 @@ def make_run(argv, tmp_path):
         {"batch_seconds": 3, "eval_strategy": "steps", "save_strategy": "steps", "eval_steps": 0.3, "save_steps": 0.3},
         {"max_steps": 8, "eval_strategy": "steps", "save_strategy": "no", "eval_steps": 4}
         | {"load_best_model_at_end": False},
+        {"num_train_epochs": 2.5, "clean_epochs": 1, "speed_factors": [0.9, 1.0]},
         {"train_sampling_strategy": "random", "per_device_train_batch_size": 7, "num_train_epochs": 1},
     ],
-    ids=["part of an epoch", "seconds", "max_steps", "random"],
+    ids=["part of an epoch", "seconds", "max_steps", "clean epochs", "random"],
 )
 def test_forecast_counts_are_those_of_the_run(make_run, options):
     found = forecast(make_run(dry_run=True, **options))
     run = make_run(**options)
     run.trainer.train()
-    (stage,), state = found.stages, run.trainer.state
-    assert (stage.updates, stage.updates_done) == (state.max_steps, 0)
+    stage, state = found.stages[0], run.trainer.state
+    assert sum(one.updates for one in found.stages) == state.max_steps
+    assert sum(one.updates_done for one in found.stages) == 0
     assert stage.updates_per_epoch == run.trainer._updates_per_epoch()
     assert stage.clips == len(run.splits["train"])
     assert stage.duration_s == pytest.approx(sum(run.splits["train"]["duration_s"]))

@@ -1,0 +1,58 @@
+"""What depends on the epoch: what the augmentation draws, and whether clips are heard as they were recorded.
+
+`--clean_epochs` are the last ones. Masks, warp, other speeds and noise teach what speech may sound like, and what will
+be heard is none of that: a few epochs without them bring the weights back to it.
+
+Source: He et al., "Data Augmentation Revisited: Rethinking the Distribution Gap between Clean and Augmented Data",
+2019 (arXiv:1909.09148).
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from transformers import TrainerCallback, TrainerControl, TrainerState
+
+from hf_speechft import SpeechBertConfig
+from hf_speechft.data.collate import SpeechCollator
+from hf_speechft.training.arguments import DataArguments, SpeechTrainingArguments
+
+
+def check_clean_epochs(data: DataArguments, training: SpeechTrainingArguments) -> None:
+    """Refuse clean epochs at a speed for which clips were not checked to be long enough and not too long.
+
+    Raises:
+        ValueError: The speed of the recordings lies outside `--speed_factors`.
+    """
+    speeds = data.speed_factors
+    if training.clean_epochs and not min(speeds) <= 1.0 <= max(speeds):
+        given = " ".join(f"{speed:g}" for speed in speeds)
+        raise ValueError(f"--clean_epochs play clips at their own speed; add 1.0 to --speed_factors {given}")
+
+
+def is_clean_epoch(args: SpeechTrainingArguments, state: TrainerState) -> bool:
+    """Tell whether the epoch that a Trainer is in is one of `--clean_epochs`."""
+    return int(state.epoch or 0) >= state.num_train_epochs - args.clean_epochs
+
+
+@contextmanager
+def unmasked(config: SpeechBertConfig) -> Iterator[None]:
+    """Let a model that trains hear features as they are, and once: without warp, masks and CR-CTC's second view."""
+    kept = config.apply_spec_augment, config.consistency_weight
+    config.apply_spec_augment, config.consistency_weight = False, 0.0
+    try:
+        yield
+    finally:
+        config.apply_spec_augment, config.consistency_weight = kept
+
+
+class EpochCallback(TrainerCallback):
+    """Tells the collator which epoch begins, so that a resumed run draws what the run itself would have drawn."""
+
+    def __init__(self, collator: SpeechCollator) -> None:
+        self.collator = collator
+
+    def on_epoch_begin(
+        self, args: SpeechTrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object
+    ) -> None:
+        """Count whole epochs; before the first update there is none, and a checkpoint may lie within one."""
+        self.collator.set_epoch(int(state.epoch or 0), is_clean=is_clean_epoch(args, state))
