@@ -53,7 +53,7 @@ class SpeechCollator:
 
         Args:
             epoch: Its number.
-            is_clean: Whether clips come as they were recorded, at no other speed and not augmented.
+            is_clean: Whether clips with words are not augmented; silence still becomes background sound.
         """
         self._epoch.fill_(epoch)
         self._is_clean.fill_(is_clean)
@@ -101,14 +101,12 @@ class SpeechCollator:
                 raise ValueError(f"utterance {_name(row)}: {error}") from error
             self.unreadable.note(UnreadableClip(_name(row), _path(row) or _name(row), str(error)))
             return None
-        if self._is_clean:
-            return waveform
         try:
             if row.get("speed", 1.0) != 1.0:
                 from hf_speechft.data.augment import change_speed  # imports datasets, which most users can do without
 
                 waveform = change_speed(waveform, row["speed"], self.sampling_rate_hz)
-            if self.augment is None or not row.get("augmented", False):
+            if self.augment is None or not row.get("augmented", False) or (self._is_clean and row.get("text")):
                 return waveform
             from hf_speechft.data.augment import draw_generator
 

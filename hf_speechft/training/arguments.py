@@ -253,8 +253,8 @@ class SpeechTrainingArguments(TrainingArguments):
     clean_epochs: int = field(
         default=0,
         metadata={
-            "help": "In so many of the last epochs, training clips are heard as they were recorded: without masks, "
-            "warp, other speeds, noise and CR-CTC."
+            "help": "In so many of the last epochs, nothing but the speed of training clips is changed: no masks, "
+            "no warp, no noise, no CR-CTC."
         },
     )
     average_checkpoints: int = field(
@@ -368,6 +368,8 @@ class SpeechTrainingArguments(TrainingArguments):
             raise ValueError(
                 "--clean_epochs are the last ones, and --early_stopping_patience may stop before them; leave one out"
             )
+        if self.dataloader_drop_last:
+            raise ValueError("--dataloader_drop_last would drop utterances of the evaluated splits too; leave it out")
         if self.train_sampling_strategy not in SAMPLING_STRATEGIES:
             known = ", ".join(SAMPLING_STRATEGIES)
             raise ValueError(f"--train_sampling_strategy is {self.train_sampling_strategy!r}; choose one of {known}")

@@ -32,16 +32,15 @@ def calibrate_blank(trainer: SpeechTrainer, validation: Dataset) -> float:
         where CER chooses checkpoints.
     """
     model = trainer.accelerator.unwrap_model(trainer.model)
-    metric = "cer" if trainer.args.metric_for_best_model.endswith("cer") else "wer"
+    metric = "cer" if (trainer.args.metric_for_best_model or "").endswith("cer") else "wer"
     blank = model.config.pad_token_id
-    bias = model.head.bias.data
-    learned = bias[blank].clone()
+    learned = model.head.bias[blank].item()
     rates = {}
     for penalty in BLANK_PENALTIES:
-        bias[blank] = learned - penalty
+        model.head.bias.data[blank] = learned - penalty  # the Trainer may have given the weights another type
         rates[penalty] = trainer.predict(validation, metric_key_prefix="blank").metrics[f"blank_{metric}"]
     best = min(rates, key=lambda penalty: (rates[penalty], penalty))
-    bias[blank] = learned - best
+    model.head.bias.data[blank] = learned - best
     if best:
         without = rates[BLANK_PENALTIES[0]]
         logger.info(

@@ -23,6 +23,7 @@ from transformers import PrinterCallback, TrainerCallback, TrainerControl, Train
 
 from hf_speechft.data.batching import padding_share
 from hf_speechft.sharing.card import SplitFacts
+from hf_speechft.training.blank import BLANK_PENALTIES
 from hf_speechft.training.checkpoints import STATE_FILE, WARMUP_FOLDER, whole_checkpoints
 from hf_speechft.training.report import describe_hardware, peak_gpu_memory_gb, peak_memory_gb
 from hf_speechft.training.trainer import SpeechTrainer
@@ -136,17 +137,18 @@ def forecast(run: "FineTuning") -> RunForecast:
         checkpoints = whole_checkpoints(run.folder / WARMUP_FOLDER)
         stages.append(_forecast_stage("warm-up", warmup, checkpoints[-1] if checkpoints else None))
         del warmup
-    training = [_forecast_stage("training", run.trainer, run.checkpoint)]
-    if run.trainer.args.clean_epochs:
-        training.append(_forecast_stage("clean epochs", run.trainer, run.checkpoint, is_clean=True))
-    evaluations = _count_evaluations(run.trainer.args, training)
+    stages += [
+        _forecast_stage("training", run.trainer, run.checkpoint),
+        _forecast_stage("clean epochs", run.trainer, run.checkpoint, is_clean=True),
+    ]
+    evaluations = _count_evaluations(run.trainer, run.checkpoint)
     return RunForecast(
         splits=[run.split_facts(name) for name in run.splits],
         dropped_s={name: report.dropped_s for name, report in run.reports.items()},
         units=_units(run.processor.tokenizer),
         parameters=run.trainer.model.num_parameters(),
         trainable_parameters=run.trainable_parameters,
-        stages=[*stages, *training],
+        stages=[stage for stage in stages if stage is not None],
         evaluations=evaluations,
         evaluation_minutes=evaluations * _time_evaluation(run.trainer) / 60,
         peak_memory_gb=peak_gpu_memory_gb() or peak_memory_gb(),
@@ -165,32 +167,41 @@ def _memory_gb() -> float | None:
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9 if hasattr(os, "sysconf") else None
 
 
-def _count_evaluations(training: TrainingArguments, stages: Sequence[StageForecast]) -> int:
-    """Evaluations of the validation split, that of averaged checkpoints included."""
+def _updates_done(checkpoint: Path | str | None) -> int:
+    return TrainerState.load_from_json(str(Path(checkpoint) / STATE_FILE)).global_step if checkpoint else 0
+
+
+def _count_updates(training: TrainingArguments, updates_per_epoch: int) -> int:
+    return training.max_steps if training.max_steps > 0 else math.ceil(training.num_train_epochs * updates_per_epoch)
+
+
+def _count_evaluations(trainer: SpeechTrainer, checkpoint: str | None) -> int:
+    """Evaluations of the validation split, those of averaged checkpoints and of the blank's bias included."""
+    training, every = trainer.args, trainer._updates_per_epoch()
+    after_training = int(training.average_checkpoints > 1) + len(BLANK_PENALTIES)
     if training.eval_strategy == "no":
-        return 0
-    updates, done = sum(stage.updates for stage in stages), sum(stage.updates_done for stage in stages)
-    every = stages[0].updates_per_epoch
+        return after_training
+    updates = _count_updates(training, every)
     if training.eval_strategy == "steps":
         every = training.eval_steps if training.eval_steps >= 1 else math.ceil(updates * training.eval_steps)
-    averaged = int(training.average_checkpoints > 1)
-    return math.ceil(updates / every) - int(done // every) + averaged
+    return math.ceil(updates / every) - int(_updates_done(checkpoint) // every) + after_training
 
 
 def _forecast_stage(
     name: str, trainer: SpeechTrainer, checkpoint: Path | str | None, is_clean: bool = False
-) -> StageForecast:
-    """Measure a Trainer's updates: those of its clean epochs, or those before."""
+) -> StageForecast | None:
+    """Measure a Trainer's updates: those of its clean epochs, or those before; None where there are none to make."""
     args, dataset = trainer.args, trainer.train_dataset
     durations_s = np.asarray(dataset["duration_s"][:])
     batches = [list(batch) for batch in trainer.get_train_dataloader().batch_sampler]  # of this process
     accumulated = min(args.gradient_accumulation_steps, len(batches))
     updates = [batches[start : start + accumulated] for start in range(0, len(batches), accumulated)]
-    done = TrainerState.load_from_json(str(Path(checkpoint) / STATE_FILE)).global_step if checkpoint else 0
-    total = args.max_steps if args.max_steps > 0 else math.ceil(args.num_train_epochs * len(updates))
+    total = _count_updates(args, len(updates))
     first_clean = max(0, math.ceil(total / len(updates)) - args.clean_epochs) * len(updates)
     first, end = (first_clean, total) if is_clean else (0, min(first_clean, total))
-    made = range(min(max(first, done), end), end)
+    made = range(max(first, _updates_done(checkpoint)), end)
+    if not made:
+        return None
 
     def padded_s(update: Batches) -> float:
         return sum(len(batch) * durations_s[batch].max() for batch in update)
@@ -215,7 +226,7 @@ def _forecast_stage(
         padding=padding_share(batches, durations_s),
         update_s=float(taken_s.mean()),
         loading=float(loading.sum() / (computing.sum() + loading.sum())),
-        minutes=float(taken_s[np.array(made, dtype=int) % len(updates)].sum() / 60),
+        minutes=float(taken_s[np.array(made) % len(updates)].sum() / 60),
     )
 
 

@@ -1,7 +1,7 @@
-"""What depends on the epoch: what the augmentation draws, and whether clips are heard as they were recorded.
+"""What depends on the epoch: what the augmentation draws, and whether there is any.
 
-`--clean_epochs` are the last ones. Masks, warp, other speeds and noise teach what speech may sound like, and what will
-be heard is none of that: a few epochs without them bring the weights back to it.
+`--clean_epochs` are the last ones. Masks, warp and noise teach what speech may be like, and what will be recognised is
+not like that: a few epochs without them bring the weights back to it. Other speeds stay, as people differ in them.
 
 Source: He et al., "Data Augmentation Revisited: Rethinking the Distribution Gap between Clean and Augmented Data",
 2019 (arXiv:1909.09148).
@@ -14,19 +14,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState
 
 from hf_speechft import SpeechBertConfig
 from hf_speechft.data.collate import SpeechCollator
-from hf_speechft.training.arguments import DataArguments, SpeechTrainingArguments
-
-
-def check_clean_epochs(data: DataArguments, training: SpeechTrainingArguments) -> None:
-    """Refuse clean epochs at a speed for which clips were not checked to be long enough and not too long.
-
-    Raises:
-        ValueError: The speed of the recordings lies outside `--speed_factors`.
-    """
-    speeds = data.speed_factors
-    if training.clean_epochs and not min(speeds) <= 1.0 <= max(speeds):
-        given = " ".join(f"{speed:g}" for speed in speeds)
-        raise ValueError(f"--clean_epochs play clips at their own speed; add 1.0 to --speed_factors {given}")
+from hf_speechft.training.arguments import SpeechTrainingArguments
 
 
 def is_clean_epoch(args: SpeechTrainingArguments, state: TrainerState) -> bool:

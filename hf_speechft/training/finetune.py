@@ -42,7 +42,7 @@ from hf_speechft.training.corpus import (
     read_corpus,
 )
 from hf_speechft.training.decode import Decoding, DecodingPlan, decode_finally
-from hf_speechft.training.epochs import EpochCallback, check_clean_epochs
+from hf_speechft.training.epochs import EpochCallback
 from hf_speechft.training.memory import REMEDIES, is_out_of_memory, split_batches, train_within_memory
 from hf_speechft.training.methods import apply_method, merge_lora
 from hf_speechft.training.recipes import parse_arguments
@@ -142,7 +142,6 @@ class FineTuning:
         self.training_arguments = split_batches(self.training_arguments, self.batch_parts)
         use_all_cores(self.training_arguments)
         check_speed_factors(self.data_arguments.speed_factors)
-        check_clean_epochs(self.data_arguments, self.training_arguments)
         check_streaming(self.data_arguments, self.training_arguments)
         self.augmentation = make_augmentation(self.data_arguments, self.model_arguments.sampling_rate)
         set_seed(self.training_arguments.seed)

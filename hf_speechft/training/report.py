@@ -280,7 +280,7 @@ def _augmentation(arguments: Arguments) -> str:
         *warp,
         *([] if data.speed_factors == [1.0] else [f"speeds {speeds}"]),
         *describe_augmentation(data),
-        *([f"none of it, nor CR-CTC, in the last {clean}"] if training.clean_epochs else []),
+        *([f"but for speeds none of it, nor CR-CTC, in the last {clean}"] if training.clean_epochs else []),
     ]
     return "; ".join(parts)
 

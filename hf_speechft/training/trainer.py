@@ -243,6 +243,7 @@ class SpeechTrainer(Trainer):
                 if not is_out_of_memory(error):
                     raise
             halve_evaluation(self.args)
+            self.__dict__.pop("_eval_dataloaders", None)  # where workers persist, the Trainer keeps loaders
             clear_device_cache(garbage_collection=True)
             dataloader = self.get_test_dataloader(dataloader.dataset)
 

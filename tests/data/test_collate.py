@@ -134,10 +134,10 @@ def test_speech_collator_workers_hear_of_a_new_epoch(many_rows, start, stay):
         assert counts == list(lengths_by_id(many_rows, epoch, batch_size=8).values())
 
 
-def test_speech_collator_in_a_clean_epoch_takes_clips_as_they_were_recorded(rows):
+def test_speech_collator_in_a_clean_epoch_changes_nothing_but_the_speed_of_what_has_words(rows):
     collator = SpeechCollator(CountingProcessor(), augment=double_speed)
-    rows = augmented([row | {"speed": 1.25} for row in rows])
-    for is_clean, expected in ((True, [10, 20]), (False, [4, 8])):
+    rows = augmented([rows[0] | {"speed": 1.25}, rows[1], rows[1] | {"text": ""}])
+    for is_clean, expected in ((True, [8, 20, 10]), (False, [4, 10, 10])):
         collator.set_epoch(0, is_clean=is_clean)
         assert collator(rows)["attention_mask"].sum(dim=1).tolist() == expected
 

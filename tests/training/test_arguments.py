@@ -31,6 +31,7 @@ from hf_speechft.training.arguments import DataArguments, ModelArguments, Speech
             "--batch_seconds chooses the batches; leave --train_sampling_strategy and --auto_find_batch_size out",
         ),
         ({"batch_seconds": 9.0, "auto_find_batch_size": True}, "--batch_seconds chooses the batches; leave"),
+        ({"dataloader_drop_last": True}, "--dataloader_drop_last would drop utterances of the evaluated splits too"),
         ({"train_sampling_strategy": "longest"}, "--train_sampling_strategy is 'longest'; choose one of random"),
         ({"remove_unused_columns": True}, "leave --remove_unused_columns"),
         ({"length_column_name": "seconds"}, "leave .*--length_column_name out"),

@@ -64,6 +64,20 @@ def test_calibrate_blank_finds_the_bias_that_the_references_were_made_with(hesit
     assert torch.equal(hesitant[0].head.bias[rest], before["head.bias"][rest])
 
 
+def test_calibrate_blank_of_weights_that_get_another_type_at_the_first_evaluation(hesitant):
+    references = listen(*hesitant, 2.0)
+    trainer = Evaluating(*hesitant, references)
+    predict = trainer.predict
+
+    def in_float64(dataset, metric_key_prefix):
+        trainer.model.to(torch.float64).to(torch.float32)  # as `--bf16_full_eval` gives the weights other storage
+        return predict(dataset, metric_key_prefix)
+
+    trainer.predict = in_float64
+    assert calibrate_blank(trainer, None) == 2.0
+    assert listen(*hesitant) == references
+
+
 def test_calibrate_blank_leaves_a_bias_that_is_best(hesitant, caplog):
     before = hesitant[0].head.bias.clone()
     with caplog.at_level(logging.INFO):
@@ -81,7 +95,14 @@ def test_calibrate_blank_takes_the_smallest_of_equally_good_ones(hesitant):
 
 @pytest.mark.parametrize(
     ("metric", "measure"),
-    [("wer", jiwer.wer), ("eval_wer", jiwer.wer), ("loss", jiwer.wer), ("cer", jiwer.cer), ("eval_cer", jiwer.cer)],
+    [
+        (None, jiwer.wer),
+        ("wer", jiwer.wer),
+        ("eval_wer", jiwer.wer),
+        ("loss", jiwer.wer),
+        ("cer", jiwer.cer),
+        ("eval_cer", jiwer.cer),
+    ],
 )
 def test_calibrate_blank_counts_what_chooses_checkpoints(hesitant, metric, measure):
     references = ["a", "b a", "ab", "ba ba", "a b a", "bb"]

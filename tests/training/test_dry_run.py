@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from hf_speechft.training import dry_run
+from hf_speechft.training.blank import BLANK_PENALTIES
 from hf_speechft.training.dry_run import Rehearsal, forecast
 from hf_speechft.training.finetune import FineTuning, main
 from hf_speechft.training.recipes import parse_arguments
@@ -45,7 +46,7 @@ def test_forecast_counts_are_those_of_the_run(make_run, options):
     assert stage.updates_per_epoch == run.trainer._updates_per_epoch()
     assert stage.clips == len(run.splits["train"])
     assert stage.duration_s == pytest.approx(sum(run.splits["train"]["duration_s"]))
-    assert found.evaluations == sum("eval_wer" in entry for entry in state.log_history)
+    assert found.evaluations == sum("eval_wer" in entry for entry in state.log_history) + len(BLANK_PENALTIES)
     assert 0 < found.minutes < 5
     assert found.minutes > stage.minutes > 0
     assert 0 < stage.loading < 1
@@ -150,7 +151,7 @@ def test_forecast_of_an_interrupted_run_is_of_what_is_left(make_run, argv, tmp_p
     (stage,) = found.stages
     assert (stage.updates, stage.updates_done) == (18, 6)
     assert 60 * stage.minutes == pytest.approx(12)
-    assert found.evaluations == 2
+    assert found.evaluations == 2 + len(BLANK_PENALTIES)
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "run").rglob("*")} == before
 
 

@@ -186,8 +186,9 @@ def test_describe_batches_names_what_was_asked_for(tmp_path):
     assert describe_batches(seconds) == "--batch_seconds 2.5 --gradient_accumulation_steps 2"
 
 
-def test_evaluation_out_of_memory_gives_the_same_with_half_the_batch(argv, tmp_path, monkeypatch, caplog):
-    run = FineTuning(parse_arguments(argv(tmp_path, per_device_eval_batch_size=8)))
+@pytest.mark.parametrize("workers", [{}, {"dataloader_num_workers": 1, "dataloader_persistent_workers": True}])
+def test_evaluation_out_of_memory_gives_the_same_with_half_the_batch(argv, tmp_path, monkeypatch, caplog, workers):
+    run = FineTuning(parse_arguments(argv(tmp_path, per_device_eval_batch_size=8, **workers)))
     expected = run.trainer.evaluate()
     predict = SpeechTrainer.prediction_step
     sizes = []
@@ -201,6 +202,8 @@ def test_evaluation_out_of_memory_gives_the_same_with_half_the_batch(argv, tmp_p
     monkeypatch.setattr(SpeechTrainer, "prediction_step", within_limit)
     found = run.trainer.evaluate()
     assert sizes == [8, 4, 2, 2, 2, 2]
+    run.trainer.evaluate()
+    assert sizes[6:] == [2, 2, 2, 2]
     for name in ("eval_loss", "eval_wer", "eval_cer"):
         assert found[name] == pytest.approx(expected[name], rel=1e-5)
     assert "memory ran out in an evaluation of 4 clips at a time; going on with 2" in caplog.messages
