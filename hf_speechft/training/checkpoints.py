@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 
 from hf_speechft.training.arguments import Arguments
@@ -108,11 +108,16 @@ def _as_json(arguments: Arguments) -> dict[str, object]:
 
 
 def changed_arguments(folder: Path, arguments: Arguments) -> list[str]:
-    """Say in what the arguments differ from those recorded in a run's folder, such as `seed 1 -> 2`."""
+    """Say in what the arguments differ from those recorded in a run's folder, such as `seed 1 -> 2`.
+
+    One that the record lacks came with a newer version of this library or of transformers; it counts as what it is by
+    default.
+    """
     recorded = folder / ARGUMENTS_FILE
     if not recorded.exists():
         return []
-    before, now = json.loads(recorded.read_text(encoding="utf-8")), _as_json(arguments)
+    defaults = {one.name: one.default for part in arguments for one in fields(part)}
+    before, now = defaults | json.loads(recorded.read_text(encoding="utf-8")), _as_json(arguments)
     return [f"{name} {before.get(name)!r} -> {now[name]!r}" for name in now if before.get(name) != now[name]]
 
 

@@ -122,6 +122,20 @@ def test_find_start_arguments_that_do_not_change_the_result_may_differ(make_argu
     assert find_start(make_arguments(**options)).endswith("checkpoint-6")
 
 
+def test_find_start_an_argument_that_a_newer_version_brought_counts_as_its_default(
+    make_arguments, make_checkpoint, tmp_path
+):
+    make_checkpoint(9)
+    record_arguments(make_arguments())
+    file = tmp_path / "run" / "arguments.json"
+    recorded = json.loads(file.read_text())
+    del recorded["clean_epochs"]
+    file.write_text(json.dumps(recorded))
+    assert find_start(make_arguments()).endswith("checkpoint-9")
+    with pytest.raises(ValueError, match=r"other arguments \(clean_epochs 0 -> 1\)"):
+        find_start(make_arguments(clean_epochs=1))
+
+
 def test_record_arguments_holds_no_token(make_arguments, tmp_path):
     record_arguments(make_arguments(push_to_hub=True, hub_token="hf_secret"))
     text = (tmp_path / "run" / "arguments.json").read_text()
