@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from dataclasses import asdict, fields
+from dataclasses import MISSING, asdict, fields
 from pathlib import Path
 
 from hf_speechft.training.arguments import Arguments
@@ -116,7 +116,11 @@ def changed_arguments(folder: Path, arguments: Arguments) -> list[str]:
     recorded = folder / ARGUMENTS_FILE
     if not recorded.exists():
         return []
-    defaults = {one.name: one.default for part in arguments for one in fields(part)}
+    defaults = {
+        one.name: one.default if one.default_factory is MISSING else one.default_factory()
+        for part in arguments
+        for one in fields(part)
+    }
     before, now = defaults | json.loads(recorded.read_text(encoding="utf-8")), _as_json(arguments)
     return [f"{name} {before.get(name)!r} -> {now[name]!r}" for name in now if before.get(name) != now[name]]
 

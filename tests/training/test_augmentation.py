@@ -1,4 +1,4 @@
-"""Augmentation in a run: its arguments, its epochs, its row in the card, and that an interruption changes nothing."""
+"""Augmentation in a run: its arguments, its row in the card, and that an interruption changes nothing."""
 
 import json
 

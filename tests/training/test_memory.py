@@ -7,7 +7,6 @@ import weakref
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
 
 from hf_speechft.training.arguments import SpeechTrainingArguments
 from hf_speechft.training.finetune import FineTuning, main
@@ -21,6 +20,7 @@ from hf_speechft.training.memory import (
 )
 from hf_speechft.training.recipes import parse_arguments
 from hf_speechft.training.trainer import SpeechTrainer
+from tests.training.interruption import check_same_weights
 
 SHORT = {"num_train_epochs": 2, "beam_width": 1, "learning_rate": 1e-3}
 
@@ -49,12 +49,6 @@ class Memory:
 @pytest.fixture
 def memory(monkeypatch):
     return Memory(monkeypatch)
-
-
-def check_same_weights(one, other):
-    expected, found = load_file(one / "model.safetensors"), load_file(other / "model.safetensors")
-    assert expected.keys() == found.keys()
-    assert [name for name, weight in expected.items() if not torch.equal(found[name], weight)] == []
 
 
 HALVES = [

@@ -15,6 +15,7 @@ from hf_speechft.training.finetune import FineTuning, main
 from hf_speechft.training.recipes import parse_arguments
 from hf_speechft.training.trainer import SpeechTrainer
 from hf_speechft.training.warmup import speak_corpus
+from tests.training.interruption import check_same_weights
 
 TRANSCRIPTS = ["a b", "cd"]
 WARMUP = {"warmup_corpus": "train", "warmup_utterances": 12, "warmup_epochs": 2, "max_steps": 2}
@@ -126,9 +127,7 @@ def test_run_killed_after_the_stage_is_the_run_that_was_not(argv, tmp_path, opti
     )
     main(argv(tmp_path / "run", **options))
     assert trained == [str(tmp_path / "run")]
-    whole, resumed = (load_file(tmp_path / name / "model.safetensors") for name in ("whole", "run"))
-    for name, weight in whole.items():
-        assert torch.equal(resumed[name], weight), name
+    check_same_weights(tmp_path / "whole", tmp_path / "run")
 
 
 def test_stage_with_other_arguments_is_not_gone_on_with(argv, tmp_path, options, monkeypatch):
