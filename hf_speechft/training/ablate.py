@@ -8,6 +8,7 @@ when they are started again, from their last checkpoint. `ablation_results` read
 import json
 import re
 import shlex
+import signal
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -260,5 +261,11 @@ def train(run: Run) -> int:
 
 
 def _execute(command: Sequence[str]) -> int:
-    code = subprocess.run(command, check=False).returncode
+    """Run a command to its end. SIGTERM is passed on, since a run then saves a checkpoint and ends itself."""
+    with subprocess.Popen(command) as process:
+        before = signal.signal(signal.SIGTERM, lambda number, frame: process.terminate())
+        try:
+            code = process.wait()
+        finally:
+            signal.signal(signal.SIGTERM, before)
     return 128 - code if code < 0 else code  # killed by a signal

@@ -4,7 +4,6 @@
 """
 
 import json
-import subprocess
 
 import pytest
 import yaml
@@ -35,19 +34,19 @@ def trained(monkeypatch):
     runs = []
     runs_codes = {}
 
-    def run(command, check):
+    def execute(command):
         if command[2] == ablate.CHECK:
-            return subprocess.CompletedProcess(command, runs_codes.get("check", 0))
+            return runs_codes.get("check", 0)
         arguments = parse_arguments(command[3:])
         training = arguments[2]
         runs.append((training.method, training.seed))
         if code := runs_codes.get(runs[-1], 0):
-            return subprocess.CompletedProcess(command, code)
+            return code
         record_arguments(arguments)
         write_results(training)
-        return subprocess.CompletedProcess(command, 0)
+        return 0
 
-    monkeypatch.setattr(ablate.subprocess, "run", run)
+    monkeypatch.setattr(ablate, "_execute", execute)
     return runs, runs_codes
 
 

@@ -3,9 +3,7 @@
 import json
 import shlex
 import signal
-import subprocess
 import sys
-from types import SimpleNamespace
 
 import pytest
 import yaml
@@ -43,12 +41,7 @@ def recipe(corpus, text_checkpoint, tmp_path):
 def started(monkeypatch):
     """Commands that would have been started; each ends with the code 0."""
     commands = []
-
-    def run(command, check):
-        commands.append(command)
-        return SimpleNamespace(returncode=0)
-
-    monkeypatch.setattr(ablate.subprocess, "run", run)
+    monkeypatch.setattr(ablate, "_execute", lambda command: commands.append(command) or 0)
     return commands
 
 
@@ -224,11 +217,26 @@ def test_train_starts_the_run_in_a_process_of_its_own(recipe, tmp_path, started)
     assert started == [[sys.executable, "-c", ablate.TRAIN, *run.argv]]
 
 
-@pytest.mark.parametrize(("code", "shown"), [(0, 0), (3, 3), (-signal.SIGKILL, 137)])
-def test_train_gives_the_exit_code_as_a_shell_does(recipe, tmp_path, monkeypatch, code, shown):
+@pytest.mark.parametrize(("end", "shown"), [("pass", 0), ("exit(3)", 3), ("os.kill(os.getpid(), 9)", 137)])
+def test_train_gives_the_exit_code_as_a_shell_does(recipe, tmp_path, monkeypatch, end, shown):
     run = plan_ablation(recipe(), ["random"], folder=tmp_path / "out").runs[0]
-    monkeypatch.setattr(ablate.subprocess, "run", lambda *_, **__: subprocess.CompletedProcess([], code))
+    monkeypatch.setattr(ablate, "TRAIN", f"import os; {end}")
     assert train(run) == shown
+
+
+def test_train_passes_sigterm_on_to_the_run_and_waits_for_it(recipe, tmp_path, monkeypatch):
+    run = plan_ablation(recipe(), ["random"], folder=tmp_path / "out").runs[0]
+    save = "import os, signal, time; signal.signal(signal.SIGTERM, lambda *_: (time.sleep(0.5), exit(143)))"
+    monkeypatch.setattr(ablate, "TRAIN", f"{save}; os.kill(os.getppid(), signal.SIGTERM); time.sleep(30)")
+    came = []
+    before = signal.signal(signal.SIGTERM, lambda *_: came.append("to the ablation only"))
+    try:
+        assert train(run) == 143
+        assert came == []
+        signal.raise_signal(signal.SIGTERM)
+        assert came == ["to the ablation only"]  # no longer passed on
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def kill_in_second_epoch(run):
@@ -268,5 +276,5 @@ def test_ablate_trains_two_arms_and_goes_on_with_the_one_that_was_killed(recipe,
         assert (arm["wer"], arm["cer"]) == (metrics["test"]["wer"], metrics["test"]["cer"])
         assert list(metrics["decoding"]) == ["greedy"]
         assert f"run_finetune.py {path}" in (run.folder / "README.md").read_text()
-    monkeypatch.setattr(ablate.subprocess, "run", None)  # nothing is started again
+    monkeypatch.setattr(ablate, "_execute", None)  # nothing is started again
     assert CliRunner().invoke(app, command).stdout == result.stdout
