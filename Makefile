@@ -14,4 +14,4 @@ test:
 
 # One script per performance claim; each prints a table and writes JSON.
 bench:
-	@set -e; for name in features dataloading batching inference streaming training decoding decoding_accuracy bulk; do echo "== $$name"; python -m benchmarks.$$name; done
+	@set -e; for name in features audit dataloading batching inference streaming training; do echo "== $$name"; python -m benchmarks.$$name; done
