@@ -54,6 +54,9 @@ def output_paths(files: Sequence[str], folder: str, output_format: Format) -> li
     for file in files:
         path = Path(folder).expanduser() / (Path(file).stem + output_format.suffix)
         if path in sources:
-            raise ValueError(f"{sources[path]} and {file} would both be written to {path}; rename one, or run twice")
+            raise ValueError(
+                f"{sources[path]} and {file} would both be written to {path}; rename one, "
+                "or run twice with different folders"
+            )
         sources[path] = file
     return list(sources)

@@ -121,24 +121,29 @@ def load_decoder(
     options = {"beam_width": beams, "hotwords": None, "phrases": phrases}
     if hotwords:
         options["hotwords"] = {written(phrase): weight for phrase, weight in hotwords.items()}
+        if len(options["hotwords"]) < len(hotwords):
+            raise ValueError(
+                f"of the hot words {', '.join(hotwords)} some are the same once the model's text normaliser "
+                f"({processor.tokenizer.text_normalizer}) has written them; give each once"
+            )
     if phrases is not None and not isinstance(phrases, str):
         options["phrases"] = [written(phrase) for phrase in phrases]
     options = {name: value for name, value in options.items() if value is not None}
     with _quiet_transformers():
         folder = find_decoder(model)
         if folder is not None:
-            saved = _read_decoder(folder, len(processor.tokenizer))
+            saved = _read_decoder(folder, len(processor.tokenizer), model.device)
             return CTCDecoder(**saved | options)
     return CTCDecoder.from_processor(processor, **options) if options else None
 
 
-def _read_decoder(folder: Path, tokens: int) -> dict[str, object]:
+def _read_decoder(folder: Path, tokens: int, device: "torch.device") -> dict[str, object]:
     """Arguments of the decoder in a folder; it has to have as many tokens as the model."""
     from hf_speechft.decoding.decoder_files import load_decoder as read_arguments
 
     remedy = "save it again, or decode without it: --beams 1"
     try:
-        saved = read_arguments(folder)
+        saved = read_arguments(folder, device)
     except Exception as error:  # JSON, safetensors and language models of the Hub each raise their own kinds
         raise ModelError(f"the decoder in {folder} cannot be loaded: {_first_line(error)}; {remedy}") from error
     if len(saved["tokens"]) != tokens:

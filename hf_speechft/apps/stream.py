@@ -1,6 +1,9 @@
 """`hf-speechft stream`: text while the sound comes, from a microphone's pipe or a file."""
 
+import signal
+import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -38,6 +41,8 @@ def stream(
     The model needs to be trained for it, with `--attention causal --normalize running`. For instance:
 
     `arecord -q -t raw -f S16_LE -r 16000 | hf-speechft stream - --model runs/causal`
+
+    Ctrl-C ends the sound of a pipe: the last words are still written.
     """
     has_written = False
     try:
@@ -69,5 +74,22 @@ def _read(source: str, rate_hz: int, piece_ms: int) -> "Iterator[np.ndarray]":
         yield from stream_audio(source, rate_hz, piece_ms / 1000)
         return
     pcm = typer.get_binary_stream("stdin")
-    while data := pcm.read(PCM_BYTES * round(piece_ms / 1000 * rate_hz)):
-        yield np.frombuffer(data[: len(data) // PCM_BYTES * PCM_BYTES], "<i2")
+    with _told_by_interrupt() as is_over:
+        while not is_over.is_set() and (data := pcm.read(PCM_BYTES * round(piece_ms / 1000 * rate_hz))):
+            yield np.frombuffer(data[: len(data) // PCM_BYTES * PCM_BYTES], "<i2")
+
+
+@contextmanager
+def _told_by_interrupt() -> Iterator[threading.Event]:
+    """Take Ctrl-C, which ends a microphone's pipe, as the end of the sound too; a second one ends the program."""
+    is_over = threading.Event()
+
+    def note(number: int, frame: object) -> None:
+        is_over.set()
+        signal.signal(signal.SIGINT, before)
+
+    before = signal.signal(signal.SIGINT, note)
+    try:
+        yield is_over
+    finally:
+        signal.signal(signal.SIGINT, before)

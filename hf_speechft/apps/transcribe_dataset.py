@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
 PARTS = "parts"
 RUN_FILE = "run.json"
+MODEL_SUFFIXES = (".json", ".safetensors")  # of what decides the text, unlike README.md
 LONGEST_WAIT = timedelta(days=7)  # of a process for another, which may have a recording of many hours
 
 
@@ -195,12 +196,12 @@ def _check_run(output_dir: Path, facts: dict[str, Any]) -> None:
 
 
 def _describe_model(model: "SpeechBertForCTC") -> str:
-    """Name of a model and which version of it: the Hub's commit, or when its files were last changed."""
+    """Name of a model and which version of it: the Hub's commit, or when weights and settings last changed."""
     folder = Path(model.name_or_path)
     if not folder.is_dir():
         return f"{model.name_or_path} of commit {model.config._commit_hash}"
-    files = [file for file in (*folder.iterdir(), *folder.glob("decoder/*")) if file.is_file()]
-    changed = datetime.fromtimestamp(max(file.stat().st_mtime for file in files), UTC)
+    files = [file for file in (*folder.iterdir(), *folder.glob("decoder/*")) if file.suffix in MODEL_SUFFIXES]
+    changed = datetime.fromtimestamp(max(file.stat().st_mtime for file in files if file.name != RUN_FILE), UTC)
     return f"{folder.resolve()} of {changed.isoformat()}"
 
 

@@ -9,6 +9,8 @@ import typer
 from hf_speechft.apps.lm import load_lm
 from hf_speechft.apps.models import load_model
 
+KEPT = ("hotwords", "phrases", "token_min_logp", "beam_prune_logp")  # of the decoder that the model has
+
 if TYPE_CHECKING:
     from datasets import DatasetDict
 
@@ -53,7 +55,8 @@ def tune(
 ) -> None:
     """Find the weights of a language model on a validation split, and save them with the model.
 
-    `hf-speechft transcribe` and the pipeline use the decoder from then on.
+    `hf-speechft transcribe` and the pipeline use the decoder from then on. Hot words, phrases and limits of the search
+    stay those of the model's decoder, if it has one.
     """
     try:
         if not Path(model).is_dir():
@@ -89,9 +92,10 @@ def _tune(
         tuning_sample,
     )
 
+    kept = _kept_settings(model, lm)
     scorer = None if rescoring_model is None else _load_scorer(rescoring_model, device)
     corpus = _load(dataset, split, seed, processor)
-    decoder = CTCDecoder.from_processor(processor, lm=_find_lm(lm, model, corpus), beam_width=beams)
+    decoder = CTCDecoder.from_processor(processor, lm=_find_lm(lm, model, corpus), beam_width=beams, **kept)
     utterances = tuning_sample(corpus["validation"])
     options = {"batch_size": batch_size, "show_progress": sys.stderr.isatty(), "description": split}
     batches = list(emissions(recogniser, processor, utterances, **options))
@@ -107,6 +111,25 @@ def _tune(
         f"unknown_word_score {tuned.unknown_word_score:g}{_rescoring_line(tuned)}; WER on {split} {100 * wer:.1f} %, "
         f"{len(references)} utterances"
     )
+
+
+def _kept_settings(model: str, lm: str | None) -> dict[str, object]:
+    """What stays of the decoder that the model has, which may have no language model but n-grams."""
+    from hf_speechft.decoding.decoder_files import CONFIG_FILE, DECODER_FOLDER, read_settings
+
+    folder = Path(model) / DECODER_FOLDER
+    if not (folder / CONFIG_FILE).is_file():
+        return {}
+    try:
+        saved = read_settings(folder)
+    except ValueError as error:
+        raise ValueError(f"{error}, or remove {folder}") from error
+    if lm is None and isinstance(saved["lm"], dict):
+        raise ValueError(
+            f"{folder} has the causal language model {saved['lm']['causal_lm']}, and weights are found for n-gram "
+            "models only; give one in its place with --lm FILE"
+        )
+    return {name: saved[name] for name in KEPT}
 
 
 def _load_scorer(name_or_path: str, device: str | None) -> "SentenceScorer":

@@ -21,6 +21,7 @@ Source: SRILM, manual page ngram-format(5); where programs differ, what KenLM re
 import gzip
 import io
 import itertools
+import os
 import re
 import zlib
 from collections import defaultdict
@@ -88,15 +89,26 @@ def write_arpa(lm: NGramLM, path: str | Path) -> None:
 
     Args:
         lm: The model. Its numbers get nine digits, from which reading restores the same float32.
-        path: The file; it is compressed with gzip if the name ends in .gz.
+        path: The file; it is compressed with gzip if the name ends in .gz. One that exists is replaced when the new
+            one is complete.
 
     Raises:
         OSError: The file cannot be written.
     """
+    path = Path(path)
+    partial = path.with_name(f"{path.name}.partial")
+    try:
+        _write_lines(lm, partial, is_compressed=path.suffix == ".gz")
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _write_lines(lm: NGramLM, path: Path, is_compressed: bool) -> None:
     with ExitStack() as stack:
         file = stack.enter_context(open(path, "wb"))
-        if str(path).endswith(".gz"):
-            file = stack.enter_context(gzip.GzipFile(fileobj=file, mode="wb", compresslevel=6, mtime=0))
+        if is_compressed:
+            file = stack.enter_context(gzip.GzipFile("", "wb", compresslevel=6, fileobj=file, mtime=0))
         file.write(b"\\data\\\n")
         for order, count in enumerate(lm.counts, start=1):
             file.write(b"ngram %d=%d\n" % (order, count))

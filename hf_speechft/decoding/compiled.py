@@ -2,6 +2,7 @@
 
 numba's own cache looks only at the file of the function itself. A function that calls one of another file would go on
 with the old version of it after an upgrade. So the cache lies in a folder that is named by a fingerprint of all files.
+Where no folder can be written to, as in some containers, each process compiles anew.
 """
 
 import hashlib
@@ -11,7 +12,7 @@ from pathlib import Path
 
 import numba
 
-__all__ = ["compiled", "compiled_small"]
+__all__ = ["compiled", "compiled_small", "compiled_sums"]
 
 
 def _cache_folder() -> Path:
@@ -52,10 +53,24 @@ def compiled_small(function: Callable) -> Callable:
     return _compiled(function, _nrt=False)
 
 
-def _compiled(function: Callable, **options: bool) -> Callable:
+def compiled_sums(function: Callable) -> Callable:
+    """As `compiled`, for a function whose sums may be taken in any order, which processors do several at a time.
+
+    Args:
+        function: It calls only numpy, `math` and other compiled functions.
+
+    Returns:
+        The compiled function.
+    """
+    return _compiled(function, fastmath={"reassoc", "contract"})
+
+
+def _compiled(function: Callable, **options: object) -> Callable:
     before = numba.config.CACHE_DIR
     numba.config.CACHE_DIR = CACHE_FOLDER  # read when a function is decorated, and by others afterwards
     try:
         return numba.njit(cache=True, nogil=True, **options)(function)
+    except RuntimeError:  # "cannot cache function: no locator available"
+        return numba.njit(nogil=True, **options)(function)
     finally:
         numba.config.CACHE_DIR = before

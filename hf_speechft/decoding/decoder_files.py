@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING
 from .ngram import NGramLM
 
 if TYPE_CHECKING:
+    import torch
+
     from .decoder import CTCDecoder
 
-__all__ = ["DECODER_FOLDER", "load_decoder", "save_decoder"]
+__all__ = ["DECODER_FOLDER", "load_decoder", "read_settings", "save_decoder"]
 
 DECODER_FOLDER = "decoder"  # beside a model's files
 CONFIG_FILE, LM_FILE = "decoder_config.json", "lm.safetensors"
@@ -57,17 +59,17 @@ def save_decoder(decoder: "CTCDecoder", folder: str | Path) -> None:
     (folder / CONFIG_FILE).write_text(text + "\n", encoding="utf-8")
 
 
-def load_decoder(folder: str | Path) -> dict[str, object]:
-    """Read the arguments of a decoder.
+def read_settings(folder: str | Path) -> dict[str, object]:
+    """Read the settings of a decoder, without its language models.
 
     Args:
         folder: Written by `save_decoder`.
 
     Returns:
-        Arguments of `CTCDecoder`.
+        Arguments of `CTCDecoder`, but for `lm` and `rescoring`, which are as `decoder_config.json` names them.
 
     Raises:
-        ValueError: A file is missing or damaged.
+        ValueError: The file is missing or damaged.
     """
     path = Path(folder) / CONFIG_FILE
     if not path.is_file():
@@ -79,6 +81,23 @@ def load_decoder(folder: str | Path) -> dict[str, object]:
     unknown = set(config) ^ {*SETTINGS, "lm", "rescoring"}
     if unknown:
         raise ValueError(f"{path} has or lacks the settings {', '.join(sorted(unknown))}; save the decoder again")
+    return config
+
+
+def load_decoder(folder: str | Path, device: "str | torch.device | None" = None) -> dict[str, object]:
+    """Read the arguments of a decoder.
+
+    Args:
+        folder: Written by `save_decoder`.
+        device: Where its language models of the Hub compute; `None` for an accelerator if there is one.
+
+    Returns:
+        Arguments of `CTCDecoder`.
+
+    Raises:
+        ValueError: A file is missing or damaged.
+    """
+    config, path = read_settings(folder), Path(folder) / CONFIG_FILE
     if config["lm"] == LM_FILE:
         if not path.with_name(LM_FILE).is_file():
             raise ValueError(
@@ -88,14 +107,14 @@ def load_decoder(folder: str | Path) -> dict[str, object]:
     elif config["lm"] is not None:
         from .rescoring import CausalWordScorer
 
-        config["lm"] = CausalWordScorer.from_pretrained(config["lm"]["causal_lm"])
+        config["lm"] = CausalWordScorer.from_pretrained(config["lm"]["causal_lm"], device=device)
     if config["rescoring"] is not None:
         from .rescoring import Rescoring, SentenceScorer
 
         unknown = set(config["rescoring"]) ^ {"model", *RESCORING_SETTINGS}
         if unknown:
             raise ValueError(f"{path}: rescoring has or lacks {', '.join(sorted(unknown))}; save the decoder again")
-        scorer = SentenceScorer.from_pretrained(config["rescoring"].pop("model"))
+        scorer = SentenceScorer.from_pretrained(config["rescoring"].pop("model"), device=device)
         config["rescoring"] = Rescoring(scorer, **config["rescoring"])
     return config
 

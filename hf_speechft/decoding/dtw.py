@@ -11,9 +11,10 @@ by the names of Giorgino 2009, "Computing and visualizing dynamic time warping a
 
 from dataclasses import dataclass
 
-import numba
 import numpy as np
 import torch
+
+from .compiled import compiled, compiled_sums
 
 __all__ = ["DISTANCES", "STEP_PATTERNS", "Warping", "dtw"]
 
@@ -142,7 +143,7 @@ def _check_sizes(query: np.ndarray, reference: np.ndarray, window: int | None) -
         )
 
 
-@numba.njit(cache=True, nogil=True, fastmath={"reassoc", "contract"})
+@compiled_sums
 def _fill_distances(
     frame: np.ndarray, frames: np.ndarray, first: int, end: int, is_cosine: bool, row: np.ndarray
 ) -> None:
@@ -157,7 +158,7 @@ def _fill_distances(
         row[index] = 0.5 * squares if is_cosine else np.sqrt(squares)
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled
 def _accumulate(
     query: np.ndarray, reference: np.ndarray, moves: np.ndarray, band: int, is_cosine: bool
 ) -> tuple[float, np.ndarray]:

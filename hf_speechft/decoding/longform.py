@@ -166,6 +166,8 @@ def transcribe_batch(
     Raises:
         ValueError: A recording is shorter than a frame, or the model is in training mode.
     """
+    if not waveforms:
+        return []
     rate_hz = processor.feature_extractor.sampling_rate
     step_s = model.config.inputs_to_logits_ratio / rate_hz
     recordings = ((0, waveform) for waveform in waveforms)

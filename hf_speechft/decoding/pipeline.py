@@ -24,7 +24,7 @@ from transformers.utils import cached_file
 
 from .align import viterbi_path
 from .decoder import CTCDecoder, Hypothesis
-from .decoder_files import CONFIG_FILE, DECODER_FOLDER, LM_FILE, SETTINGS
+from .decoder_files import CONFIG_FILE, DECODER_FOLDER, LM_FILE, SETTINGS, load_decoder
 
 if TYPE_CHECKING:
     from transformers import FeatureExtractionMixin, PreTrainedModel, PreTrainedTokenizerBase
@@ -195,7 +195,8 @@ class CTCPipeline(AutomaticSpeechRecognitionPipeline):
 
     def _build_decoder(self, replaced: dict[str, Any]) -> CTCDecoder:
         if self.decoder is not None:
-            return CTCDecoder(**{name: getattr(self.decoder, name) for name in (*SETTINGS, "lm")} | replaced)
+            kept = {name: getattr(self.decoder, name) for name in (*SETTINGS, "lm", "rescoring")}
+            return CTCDecoder(**kept | replaced)
         plain = CTCDecoder.from_processor(self.tokenizer)
         # Some models have more or fewer outputs than their tokenizers have tokens.
         vocab = self.model.config.vocab_size
@@ -262,7 +263,7 @@ def _load_decoder(model: "PreTrainedModel") -> CTCDecoder | None:
     folder = find_decoder(model)
     if folder is None:
         return None
-    decoder = CTCDecoder.from_pretrained(folder)
+    decoder = CTCDecoder(**load_decoder(folder, model.device))
     if len(decoder.tokens) != model.config.vocab_size:
         # As when a loaded model was given a new head: its name is still that of the one it came from.
         logger.warning(

@@ -26,6 +26,7 @@ SPACE = ord(" ")  # ends a word in the stream
 DELIMITERS = ("|", "<space>", " ")
 # What vocabularies hold besides text: <s>, <unk>, [CLS], [unused7]; also tokens that write nothing.
 _SPECIAL = re.compile(r"<[^<>]+>|\[[^\[\]]+\]|")
+_WHITE_SPACE = re.compile(r"\s")
 _BYTE = re.compile(r"<0x([0-9A-Fa-f]{2})>")  # SentencePiece's byte fallback
 
 
@@ -55,7 +56,7 @@ class Units:
     def words(self, token_ids: Sequence[int]) -> list[str]:
         """Words that a token sequence writes; bytes that are no UTF-8 become U+FFFD."""
         stream = b"".join([self.pieces[token_id] for token_id in token_ids])
-        return stream.decode("utf-8", errors="replace").split()
+        return [word.decode("utf-8", errors="replace") for word in stream.split(b" ") if word]
 
     def text(self, token_ids: Sequence[int]) -> str:
         """Text that a token sequence writes."""
@@ -128,8 +129,9 @@ def read_units(tokens: Sequence[str], blank_id: int) -> Units:
     elif delimiter := next((mark for mark in DELIMITERS if mark in kept), None):
         pieces = [b" " if token == delimiter else _plain(token) for token in written]
     else:
-        pieces = [b"".join(character.encode() + b" " for character in _plain(token).decode()) for token in written]
+        pieces = [_characters(token) for token in written]
         separator = ""
+    pieces = [_with_plain_spaces(piece) for piece in pieces]
     if not any(pieces):
         raise ValueError("no token writes text: all are blank, empty or special; give the tokens as they are written")
     return Units(tuple(pieces), separator)
@@ -137,6 +139,17 @@ def read_units(tokens: Sequence[str], blank_id: int) -> Units:
 
 def _plain(token: str | None) -> bytes:
     return b"" if token is None or _SPECIAL.fullmatch(token) else token.encode()
+
+
+def _characters(token: str | None) -> bytes:
+    """Each character as a word of its own."""
+    return b"".join(character.encode() + b" " for character in _plain(token).decode() if not character.isspace())
+
+
+def _with_plain_spaces(piece: bytes) -> bytes:
+    """Let every white space of Unicode, such as a line feed or U+3000, end a word as a space does."""
+    text = piece.decode("utf-8", errors="surrogateescape")
+    return _WHITE_SPACE.sub(" ", text).encode("utf-8", errors="surrogateescape")
 
 
 def _sentencepiece(token: str | None) -> bytes:

@@ -8,7 +8,9 @@ from transformers import Wav2Vec2Config
 from transformers.utils import logging
 
 from hf_speechft.apps.models import ModelError, load_decoder, load_model
-from hf_speechft.decoding import CTCDecoder
+from hf_speechft.decoding import CTCDecoder, rescoring
+from hf_speechft.decoding.rescoring import Rescoring, SentenceScorer
+from tests.decoding.tiny_language_models import save_tiny
 
 
 def damage(folder, target, name, content):
@@ -109,6 +111,30 @@ def test_load_decoder_takes_the_saved_one_and_replaces_what_is_asked_for(model_f
     other = load_decoder(model, processor, beams=3, phrases=["turn on"])
     assert (other.beam_width, other.word_bonus, other.phrases) == (3, 0.5, ["turn on"])
     assert load_decoder(model, processor, beams=1) is None
+
+
+def test_load_decoder_with_hot_words_that_the_normaliser_makes_one_raises(model_folder):
+    model, processor = load_model(str(model_folder))
+    processor.tokenizer.text_normalizer = "basic"
+    with pytest.raises(ValueError, match=r"of the hot words Anna, anna some are the same once .* \(basic\) has"):
+        load_decoder(model, processor, hotwords={"Anna": 8.0, "anna": 2.0})
+
+
+def test_load_decoder_puts_language_models_of_the_hub_on_the_models_device(model_folder, tmp_path, monkeypatch):
+    shutil.copytree(model_folder, tmp_path / "model")
+    loaded = load_model(str(tmp_path / "model"), "cpu")
+    decoder = CTCDecoder.from_processor(loaded[1])
+    scorer = SentenceScorer.from_pretrained(save_tiny("gpt2", tmp_path / "gpt2"))
+    decoder.with_rescoring(Rescoring(scorer, weight=1.0)).save_pretrained(tmp_path / "model" / "decoder")
+    devices, load = [], rescoring.load_language_model
+
+    def note_device(*given, device, **options):
+        devices.append(device)
+        return load(*given, device=device, **options)
+
+    monkeypatch.setattr(rescoring, "load_language_model", note_device)
+    assert load_decoder(*loaded).rescoring.weight == 1.0
+    assert devices == [torch.device("cpu")]
 
 
 def test_load_decoder_of_another_vocabulary_or_damaged_raises(model_folder, tmp_path):

@@ -1,5 +1,7 @@
 """`hf-speechft stream`: text from files and pipes as `transcribe` gives it, and what a user can get wrong."""
 
+import signal
+
 import numpy as np
 import pytest
 from transformers import GPT2Config
@@ -49,6 +51,28 @@ def test_stream_of_standard_input_writes_the_text_of_the_whole(causal_folder, wa
     assert (result.exit_code, result.stderr) == (0, "")
     assert result.stdout == whole_text(causal_folder, pcm) + "\n"
     assert run("-", "--model", causal_folder, sound=b"").stdout == "\n"
+
+
+def test_stream_of_standard_input_writes_what_was_said_before_an_interrupt(causal_folder, waveform, monkeypatch):
+    pcm = (waveform * 32_767).astype("<i2")
+    half = len(pcm) // 2 // 1_280 * 1_280
+
+    class Microphone:
+        """Gives half of the sound, and more and more silence after Ctrl-C."""
+
+        heard = 0
+
+        def read(self, size):
+            self.heard += size // 2
+            if self.heard == half:
+                signal.raise_signal(signal.SIGINT)
+            return pcm[self.heard - size // 2 : self.heard].tobytes() if self.heard <= half else bytes(size)
+
+    monkeypatch.setattr(stream_module.typer, "get_binary_stream", lambda name: Microphone())
+    before = signal.getsignal(signal.SIGINT)
+    result = run("-", "--model", causal_folder)
+    assert (result.exit_code, result.stdout) == (0, whole_text(causal_folder, pcm[:half]) + "\n")
+    assert signal.getsignal(signal.SIGINT) is before
 
 
 def test_stream_writes_each_text_before_it_reads_on(causal_folder, waveform, monkeypatch, capsys):

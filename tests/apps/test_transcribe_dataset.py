@@ -156,6 +156,17 @@ def test_other_recordings_are_not_mixed_in(model_folder, clips, tmp_path):
     assert "recordings was 5 of names" in run(*options).stderr
 
 
+def test_files_that_decide_nothing_may_change_while_a_run_is_interrupted(model_folder, clips, tmp_path):
+    model = shutil.copytree(model_folder, tmp_path / "model")
+    assert run(clips, "--model", model, "--output-dir", model).exit_code == 0
+    before = read(model)
+    (model / "README.md").write_text("new")
+    (model / ".DS_Store").touch()
+    result = run(clips, "--model", model, "--output-dir", model)  # results lie beside the model too
+    assert result.exit_code == 0, result.stderr
+    assert read(model) == before
+
+
 def test_a_model_that_was_trained_on_is_not_mixed_in(model_folder, clips, tmp_path):
     model = shutil.copytree(model_folder, tmp_path / "model")
     options = (clips, "--output-dir", tmp_path / "out", "--model", model)

@@ -1,3 +1,4 @@
+import json
 import shutil
 
 import numpy as np
@@ -75,6 +76,30 @@ def test_tune_stores_a_language_model_that_rescores_with_its_weights(model, corp
     monkeypatch.setattr(tuning, "RESCORING_WEIGHTS", (0.0,))
     assert "rescoring" not in run("--model", model, "--dataset", corpus, "--rescoring-model", lm).stdout
     assert CTCDecoder.from_pretrained(model / "decoder").rescoring is None
+
+
+def test_tune_keeps_hot_words_phrases_and_limits(model, corpus):
+    assert run("--model", model, "--dataset", corpus).exit_code == 0
+    kept = {"hotwords": {"off": 3.0}, "phrases": ["turn on", "off"], "token_min_logp": -7.0, "beam_prune_logp": -9.0}
+    CTCDecoder.from_pretrained(model / "decoder", **kept, beam_width=3).save_pretrained(model / "decoder")
+    assert run("--model", model, "--dataset", corpus, "--beams", "4").exit_code == 0
+    decoder = CTCDecoder.from_pretrained(model / "decoder")
+    assert {name: getattr(decoder, name) for name in kept} == kept
+    assert decoder.beam_width == 4
+
+
+def test_tune_does_not_replace_a_causal_language_model_unasked(model, corpus, tmp_path):
+    assert run("--model", model, "--dataset", corpus).exit_code == 0
+    config = model / "decoder" / "decoder_config.json"
+    before = json.dumps(json.loads(config.read_text()) | {"lm": {"causal_lm": "gpt2"}})
+    config.write_text(before)
+    result = run("--model", model, "--dataset", corpus)
+    assert (result.exit_code, config.read_text()) == (1, before)
+    assert "has the causal language model gpt2" in result.stderr
+    NGramLM.from_text(["off"], 2).write_arpa(tmp_path / "lm.arpa")
+    assert run("--model", model, "--dataset", corpus, "--lm", tmp_path / "lm.arpa").exit_code == 0
+    config.write_text("{")
+    assert f"or remove {model / 'decoder'}" in run("--model", model, "--dataset", corpus).stderr
 
 
 def test_tune_cuts_a_data_set_without_splits_as_the_run_did(model, tmp_path):

@@ -238,6 +238,23 @@ def test_write_arpa_then_read_restores_every_bit(tmp_path, name, order):
     assert_same(read_arpa(tmp_path / name), lm)
 
 
+@pytest.mark.parametrize("name", ["lm.arpa", "lm.arpa.gz"])
+def test_write_arpa_that_is_cut_short_leaves_the_file_that_was_there(write, tmp_path, monkeypatch, name):
+    lm = read_arpa(write())
+    write_arpa(lm, tmp_path / name)
+    before = (tmp_path / name).read_bytes()
+
+    def lines(lm):
+        yield [b"-1\tword\n"]
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(arpa, "_ngram_lines", lines)
+    with pytest.raises(OSError, match="no space left"):
+        write_arpa(lm, tmp_path / name)
+    assert (tmp_path / name).read_bytes() == before
+    assert not list(tmp_path.glob("*.partial"))
+
+
 def test_write_arpa_into_a_missing_folder_raises(write, tmp_path):
     with pytest.raises(OSError, match="missing"):
         write_arpa(read_arpa(write()), tmp_path / "missing" / "lm.arpa")

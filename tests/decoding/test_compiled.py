@@ -3,8 +3,9 @@ import sys
 from pathlib import Path
 
 import numba
+from numba.core import caching
 
-from hf_speechft.decoding.compiled import CACHE_FOLDER, compiled
+from hf_speechft.decoding.compiled import CACHE_FOLDER, compiled, compiled_small, compiled_sums
 
 PACKAGE = Path(__file__).resolve().parents[2] / "hf_speechft"
 
@@ -21,6 +22,18 @@ def test_compiled_leaves_numbas_own_cache_folder_alone():
     assert add_one(1) == 2
     assert before == numba.config.CACHE_DIR
     assert str(add_one.stats.cache_path).startswith(CACHE_FOLDER)
+
+
+def test_compiled_where_no_folder_can_be_written_to_compiles_in_each_process(monkeypatch):
+    monkeypatch.setattr(caching.CacheImpl, "_locator_classes", [])  # each of them found its folder unusable
+    for decorate in (compiled, compiled_small, compiled_sums):
+
+        @decorate
+        def add_one(number):
+            return number + 1
+
+        assert add_one(1) == 2
+        assert add_one.stats.cache_path is None
 
 
 def test_compiled_function_notices_a_change_in_another_file(tmp_path):

@@ -520,6 +520,11 @@ def test_transcribe_batch_gives_what_transcribe_gives_for_each_alone(model, proc
     assert len({transcript.text for transcript in together}) > (1 if options and "phrases" in options else 2)
 
 
+def test_transcribe_batch_of_nothing_is_empty(model, processor):
+    assert transcribe_batch([], model, processor) == []
+    assert transcribe_batch([], model, processor, decoder=CTCDecoder.from_processor(processor)) == []
+
+
 def test_transcribe_batch_with_one_that_is_too_short_raises(model, processor):
     with pytest.raises(ValueError, match=r"lasts 6\.2 ms; one frame of features needs 25 ms"):
         transcribe_batch([make_sound(1.0), np.zeros(100, np.float32)], model, processor)

@@ -26,6 +26,7 @@ from transformers.modeling_outputs import CausalLMOutput
 from hf_speechft import SpeechBertConfig, SpeechBertFeatureExtractor, SpeechBertForCTC, SpeechBertTokenizer
 from hf_speechft.decoding import CTCDecoder
 from hf_speechft.decoding.pipeline import CTCPipeline, find_decoder
+from hf_speechft.decoding.rescoring import Rescoring
 from tests.hub_server import HubServer, Repository, StoredFile
 
 TASK = "automatic-speech-recognition"
@@ -287,6 +288,21 @@ def test_init_decoder_is_used_and_its_options_replaced(hear, parts, stock):
     assert pipe(SOUND, hotwords={"lights off": 100.0})["text"] == "lights off"  # still one of the phrases
     assert pipe(SOUND, num_beams=1) == stock(SOUND) == {"text": "turn of"}
     assert pipe.decoder is decoder
+
+
+class LikesOn:
+    """Scores of a language model that wants to hear one word."""
+
+    def score(self, texts):
+        return np.array([0.0 if text == "turn on" else -100.0 for text in texts])
+
+
+def test_init_decoder_that_rescores_does_so_beside_other_options_too(hear, parts):
+    phrases = ["turn off", "turn on"]
+    decoder = decoder_for(parts, phrases=phrases, rescoring=Rescoring(LikesOn(), weight=1.0))
+    pipe = pipeline(TASK, **parts, decoder=decoder)
+    hear("turn of")
+    assert pipe(SOUND)["text"] == pipe(SOUND, num_beams=40)["text"] == "turn on"
 
 
 def test_extra_entries_come_back_with_a_beam_too(ours):

@@ -1,7 +1,9 @@
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from hf_speechft.decoding.confidence import number_words
 from hf_speechft.decoding.units import _byte_level_alphabet, read_units
 from tests.decoding.brute_force import BLANKS, STYLES, written_words
 
@@ -75,6 +77,22 @@ def test_read_units_reads_byte_fallback_tokens_as_bytes():
 def test_read_units_takes_usual_delimiters(delimiter):
     units = read_units(["<pad>", delimiter, "a"], 0)
     assert units.text([1, 2, 1, 1, 2]) == "a a"
+
+
+@pytest.mark.parametrize(
+    ("tokens", "written"),
+    [
+        (["<pad>", "|", "a", "\xa0"], "a a"),
+        (["<pad>", "|", "a", "\u3000"], "a a"),
+        (["<pad>", "Ġa", "a", "Ċ"], "a a"),  # a line feed in byte-level BPE
+        (["<pad>", "<unk>", "a", "\u3000"], "aa"),
+    ],
+)
+def test_read_units_takes_other_white_space_for_a_space(tokens, written):
+    units = read_units(tokens, 0)
+    ids = [2, 3, 2]
+    assert units.text(ids) == written
+    assert len(units.words(ids)) == number_words(np.array(ids), np.array([0, 3]), *units.flat)[2].size == 2
 
 
 @pytest.mark.parametrize(
