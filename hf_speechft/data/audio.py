@@ -199,6 +199,11 @@ def _mono(array: np.ndarray, name: str) -> np.ndarray:
         raise AudioError(f"{name} has {array.ndim} dimensions; audio has one (samples) or two (channels, samples)")
     if array.dtype.kind not in "iuf":
         raise AudioError(f"{name} holds {array.dtype}; audio samples are integers or floating-point numbers")
+    if array.dtype.kind in "iu" and array.dtype.itemsize == 8:
+        raise AudioError(
+            f"{name} holds {array.dtype}, as lists of integers become, whose full scale is unknown; convert it to "
+            "int16 or int32, or divide it by its full scale"
+        )
     if array.dtype.kind == "f":
         waveform = array.astype(np.float32)
     else:

@@ -101,9 +101,9 @@ def _read_folder(folder: Path, audio_column: str | None, cache_dir: str | os.Pat
     if tree:
         return tree
     if (folder / "dataset_dict.json").is_file():
-        return dict(load_from_disk(str(folder)))
+        return {split: without_decoding(data) for split, data in load_from_disk(str(folder)).items()}
     if (folder / "state.json").is_file():
-        return {"train": load_from_disk(str(folder))}
+        return {"train": without_decoding(load_from_disk(str(folder)))}
     for root in (folder, folder / "data"):
         splits = _audio_folder_splits(root, audio_column) or _manifest_splits(root, audio_column)
         if splits:

@@ -17,7 +17,6 @@ import numpy as np
 import torch
 from torch.nn.utils.rnn import pad_sequence
 
-from hf_speechft.model.ctc_speechbert import best_path
 from hf_speechft.model.frontend_speechbert import output_lengths
 from hf_speechft.model.tokenization_speechbert import WORD_START
 
@@ -325,7 +324,7 @@ def _recognise(
         inputs = processor(audio=list(waveforms), sampling_rate=extractor.sampling_rate, device=model.device)
         logits = model(inputs["input_features"], inputs["attention_mask"]).logits  # (batch, steps, vocab)
         step_lengths = model.step_lengths(inputs["input_features"], inputs["attention_mask"])
-        ids = best_path(logits, step_lengths, model.config.pad_token_id)  # (batch, steps)
+        ids = logits.argmax(dim=-1)  # (batch, steps)
         log_probs = logits.float().log_softmax(dim=-1).cpu().numpy() if with_log_probs else None
         for place, (start, row, steps) in enumerate(zip(starts, ids.tolist(), step_lengths.tolist(), strict=True)):
             yield Chunk(start, row[:steps], row[:steps] if log_probs is None else log_probs[place, :steps])

@@ -1,4 +1,4 @@
-"""CTC: what labels it can align, its loss, the consistency of two views, and the best path."""
+"""CTC: what labels it can align, its loss, the consistency of two views, and blanks behind an utterance's end."""
 
 import torch
 from torch import nn
@@ -120,8 +120,10 @@ def needed_steps(labels: torch.Tensor) -> torch.Tensor:
     return is_label.sum(dim=-1) + repeats.sum(dim=-1)
 
 
-def best_path(logits: torch.Tensor, step_lengths: torch.Tensor, blank: int) -> torch.Tensor:
-    """Best unit of each step, blank behind an utterance's end.
+def blank_padding(logits: torch.Tensor, step_lengths: torch.Tensor, blank: int) -> torch.Tensor:
+    """Leave the blank as the only unit behind an utterance's end, for decoders that know no lengths.
+
+    transformers' pipeline is one: it would read what the model makes of padding.
 
     Args:
         logits: `(batch, steps, vocab)`.
@@ -129,7 +131,8 @@ def best_path(logits: torch.Tensor, step_lengths: torch.Tensor, blank: int) -> t
         blank: Id of the blank.
 
     Returns:
-        Ids `(batch, steps)`.
+        Logits of the same shape.
     """
-    beyond_end = ~length_mask(step_lengths, logits.shape[1])
-    return logits.argmax(dim=-1).masked_fill(beyond_end, blank)
+    is_padding = ~length_mask(step_lengths, logits.shape[1])[..., None]  # (batch, steps, 1)
+    is_unit = torch.arange(logits.shape[-1], device=logits.device) != blank
+    return logits.masked_fill(is_padding & is_unit, torch.finfo(logits.dtype).min)

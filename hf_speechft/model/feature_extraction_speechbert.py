@@ -270,8 +270,8 @@ class SpeechBertFeatureExtractor(SequenceFeatureExtractor):
         if len(waveform) < self.frame_length:
             raise ValueError(
                 f"clip {index} lasts {len(waveform) / self.sampling_rate * 1000:.1f} ms ({len(waveform)} samples) but "
-                f"one frame needs {self.frame_length_ms:g} ms ({self.frame_length} samples); drop it or pad it with "
-                "silence"
+                f"one frame needs {self.frame_length_ms:g} ms ({self.frame_length} samples); drop it, pad it with "
+                "silence or, where a pipeline cut it off a recording, let its chunks overlap (stride_length_s)"
             )
         if not math.isfinite(waveform.sum()):  # much cheaper than to look at each sample
             bad = (~torch.isfinite(waveform)).nonzero().flatten().tolist()

@@ -34,7 +34,7 @@ from .backbone_speechbert import (
     word_vectors,
 )
 from .configuration_speechbert import SpeechBertConfig
-from .ctc_speechbert import best_path, ctc_loss, inconsistency, needed_steps
+from .ctc_speechbert import blank_padding, ctc_loss, inconsistency, needed_steps
 from .frontend_speechbert import build_frontend, match_embedding_scale
 from .padding_speechbert import FrontendPast, count_frames, length_mask, output_lengths
 from .spec_augment_speechbert import mask_features, warp_frequencies
@@ -306,7 +306,8 @@ class SpeechBertForCTC(SpeechBertPreTrainedModel):
             **kwargs: Arguments of the text transformer.
 
         Returns:
-            `loss` (scalar, or `None`), `logits (batch, steps, vocab)` and what was asked for.
+            `loss` (scalar, or `None`), `logits (batch, steps, vocab)`, where a model that does not train leaves only
+            the blank behind an utterance's end, and what was asked for.
 
         Raises:
             ValueError: A label lies outside the vocabulary or is the blank, or an utterance has fewer steps than its
@@ -346,9 +347,9 @@ class SpeechBertForCTC(SpeechBertPreTrainedModel):
             input_features, attention_mask, output_hidden_states=wanted or middle_share > 0, **kwargs
         )
         logits = self.head(self.dropout(outputs.last_hidden_state))  # (batch, steps, vocab)
+        step_lengths = self.step_lengths(input_features, attention_mask)
         loss = None
         if labels is not None:
-            step_lengths = self.step_lengths(input_features, attention_mask)
             loss = ctc_loss(logits, step_lengths, labels, self.config)
         if middle_share > 0:
             middle_labels = labels if middle_labels is None else middle_labels
@@ -361,6 +362,8 @@ class SpeechBertForCTC(SpeechBertPreTrainedModel):
                 loss = loss + middle_share * ctc_loss(
                     logits_there, step_lengths[fits], middle_labels[fits], self.config
                 )
+        if attention_mask is not None and not self.training:
+            logits = blank_padding(logits, step_lengths, self.config.pad_token_id)
         return CausalLMOutput(loss, logits, outputs.hidden_states if wanted else None, outputs.attentions)
 
     @torch.no_grad()
@@ -381,7 +384,8 @@ class SpeechBertForCTC(SpeechBertPreTrainedModel):
             Ids `(batch, steps)`, blank behind an utterance's end; `processor.batch_decode` makes text of them.
         """
         logits = self(input_features, attention_mask, **kwargs).logits
-        return best_path(logits, self.step_lengths(input_features, attention_mask), self.config.pad_token_id)
+        step_lengths = self.step_lengths(input_features, attention_mask)
+        return blank_padding(logits, step_lengths, self.config.pad_token_id).argmax(dim=-1)
 
     @torch.no_grad()
     def stream(self, input_features: torch.Tensor, past: SpeechBertPast, is_last: bool = False) -> torch.Tensor:

@@ -282,6 +282,11 @@ def _checkpoint_units(tokenizer: PreTrainedTokenizer, words: Sequence[str]) -> I
     The surface of a piece is cut from the word by its offsets, so that every family of tokenizers gives the same kind
     of unit. A word whose pieces don't spell it (unknown tokens, bytes of a character) is left to single characters.
     """
+    if not tokenizer.is_fast:
+        raise ValueError(
+            f"{type(tokenizer).__name__} has no fast version, which tells where in a word a unit lies; use "
+            "vocabulary='char'"
+        )
     alphabet = sorted({char for word in words for char in word})
     for word in [*words, *alphabet]:
         encoding = tokenizer(f" {word}", add_special_tokens=False, return_offsets_mapping=True)

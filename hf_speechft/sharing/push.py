@@ -17,6 +17,8 @@ logger = logging.getLogger(__name__)
 # fnmatch patterns over paths relative to the folder; "*" crosses "/".
 IGNORE_PATTERNS = (
     "checkpoint-*/*",
+    "unevaluated/*",  # checkpoints too
+    "stream/*",
     "warmup/*",
     "global_step*/*",
     "optimizer.pt",
@@ -24,6 +26,7 @@ IGNORE_PATTERNS = (
     "scaler.pt",
     "rng_state*.pth",
     "training_args.bin",  # a pickle that may hold the token
+    "unreadable.jsonl",  # paths of this machine
     "runs/*",
     "*.tmp",
     f"{TEMPORARY_PREFIX}*",

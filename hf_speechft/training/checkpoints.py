@@ -5,6 +5,7 @@ import shutil
 from dataclasses import MISSING, asdict, fields
 from pathlib import Path
 
+from hf_speechft.decoding.decoder_files import DECODER_FOLDER
 from hf_speechft.training.arguments import Arguments
 
 ARGUMENTS_FILE = "arguments.json"
@@ -158,10 +159,13 @@ def has_begun(folder: Path) -> bool:
 
 
 def remove_run(folder: Path) -> None:
-    """Remove what `find_start` would find of an earlier run: its checkpoints, arguments and metrics."""
+    """Remove what is left of an earlier run: its checkpoints, arguments, metrics and decoder.
+
+    The new run may save no decoder, and the old one would go on deciding what the new model writes.
+    """
     for checkpoint in _checkpoints(folder):
         shutil.rmtree(checkpoint)
-    for name in (WARMUP_FOLDER, UNEVALUATED_FOLDER, STREAM_FOLDER):
+    for name in (WARMUP_FOLDER, UNEVALUATED_FOLDER, STREAM_FOLDER, DECODER_FOLDER):
         shutil.rmtree(folder / name, ignore_errors=True)
     for name in (METRICS_FILE, ARGUMENTS_FILE):
         (folder / name).unlink(missing_ok=True)

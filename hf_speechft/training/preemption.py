@@ -40,7 +40,7 @@ class Preemption(TrainerCallback):
         self.is_between = False
 
     @contextmanager
-    def listening(self) -> Iterator[None]:
+    def listening(self, args: SpeechTrainingArguments) -> Iterator[None]:
         """Take SIGTERM as a wish, not as the end; only the main thread can.
 
         Raises:
@@ -55,7 +55,7 @@ class Preemption(TrainerCallback):
         finally:
             signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
         if self.is_asked:
-            self._exit("training had ended")
+            self._exit("training had ended", args)
 
     def holding_back(self) -> AbstractContextManager[None]:
         """While training, let SIGTERM wait where workers of a data loader start: they outlive it then."""
@@ -93,7 +93,7 @@ class Preemption(TrainerCallback):
             return
         if args.world_size > 1:
             torch.distributed.barrier()
-        self._exit(f"{state.global_step} of {state.max_steps} updates are made and saved in {args.output_dir}")
+        self._exit(f"{state.global_step} of {state.max_steps} updates are made and saved in {args.output_dir}", args)
 
     def _anyone_is_asked(self, args: SpeechTrainingArguments) -> bool:
         """Agree: the processes may be told at different updates, and can only save together."""
@@ -103,6 +103,7 @@ class Preemption(TrainerCallback):
         torch.distributed.all_reduce(asked, torch.distributed.ReduceOp.MAX)
         return bool(asked)
 
-    def _exit(self, what: str) -> None:
-        logger.info("ended by SIGTERM; %s; the same command goes on from there", what)
+    def _exit(self, what: str, args: SpeechTrainingArguments) -> None:
+        changed = ", without --overwrite_output_dir," if args.overwrite_output_dir else ""
+        logger.info("ended by SIGTERM; %s; the same command%s goes on from there", what, changed)
         raise SystemExit(TERMINATED)

@@ -22,7 +22,8 @@ def select_utterances(
     """Drop what cannot be used, put each split into its order, and repeat training clips at other speeds.
 
     From the training split goes what is unreadable, empty, too short, too long or cannot be aligned, at any of the
-    speeds. The other splits lose only what cannot be decoded at all: without the hard ones the result would flatter.
+    speeds. The other splits lose only what is empty, as withheld transcripts are, and what cannot be decoded at all:
+    without the hard ones the result would flatter.
     A stream is left to `make_stream`.
 
     Raises:
@@ -104,8 +105,12 @@ def duration_limits(processor: SpeechBertProcessor, model: SpeechBertForCTC) -> 
     extractor, config = processor.feature_extractor, model.config
     shortest_s = (extractor.frame_length + 1) / extractor.sampling_rate
     max_steps = model.speechbert.max_steps
-    longest_s = max_steps * config.inputs_to_logits_ratio / config.sampling_rate if max_steps else math.inf
-    return shortest_s, longest_s
+    if not max_steps:
+        return shortest_s, math.inf
+    samples = max_steps * config.inputs_to_logits_ratio
+    if output_lengths(extractor.frame_count(samples), config.subsampling) > max_steps:
+        samples -= extractor.hop_length  # log-mel features have one frame more
+    return shortest_s, samples / config.sampling_rate
 
 
 def count_needed_steps(processor: SpeechBertProcessor, text: str) -> int:

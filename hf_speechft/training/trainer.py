@@ -17,7 +17,7 @@ from transformers.trainer_utils import EvalLoopOutput, TrainOutput, rotate_check
 
 from hf_speechft.data.balance import ClassBalance
 from hf_speechft.data.batching import SecondsBatchSampler, padding_share
-from hf_speechft.model.ctc_speechbert import best_path, ctc_loss, needed_steps
+from hf_speechft.model.ctc_speechbert import ctc_loss, needed_steps
 from hf_speechft.scoring.metrics import CER, WER
 from hf_speechft.sharing.save import FULL_BELOW_BYTES, SaveError
 from hf_speechft.training.arguments import SpeechTrainingArguments
@@ -48,7 +48,7 @@ class SpeechTrainer(Trainer):
 
     def train(self, *args: object, **kwargs: object) -> TrainOutput:
         """Train as the Trainer does; SIGTERM saves a checkpoint and ends the process (`preemption.py`)."""
-        with self._preemption.listening():
+        with self._preemption.listening(self.args):
             return super().train(*args, **kwargs)
 
     def create_optimizer(self, model: torch.nn.Module | None = None) -> torch.optim.Optimizer:
@@ -308,7 +308,7 @@ class SpeechTrainer(Trainer):
             loss = ctc_loss(logits[alignable], step_lengths[alignable], labels[alignable], recogniser.config)
         if prediction_loss_only:
             return loss, None, None
-        ids = best_path(logits, step_lengths, recogniser.config.pad_token_id)
+        ids = logits.argmax(dim=-1)
         ids[unreadable] = recogniser.config.pad_token_id  # blanks
         return loss, ids, labels
 

@@ -124,6 +124,7 @@ def test_load_audio_bfloat16_tensor_is_read():
         (np.array(["a"]), "holds <U1"),
         ([[0.1], [0.2, 0.3]], "not an array of numbers"),
         (np.array([True, False]), "holds bool"),
+        ([0, 16_384, -16_384], "holds int64, .* full scale is unknown; convert it to int16 or int32"),
     ],
 )
 def test_load_audio_unusable_source_raises(source, message):

@@ -163,6 +163,17 @@ def test_call_num_beams_matches_decoder(parts, ours):
     assert best.text
 
 
+def test_stock_batch_of_our_model_is_invariant_to_padding(tmp_path):
+    torch.manual_seed(0)
+    model, tokenizer, extractor = make_speechbert(tmp_path)
+    pipe = AutomaticSpeechRecognitionPipeline(model.eval(), extractor, tokenizer, device="cpu")
+    clips = [sound(1.0), sound(2.0, 1), sound(0.5, 2)]
+    for options in ({}, {"return_timestamps": "word"}, {"return_timestamps": "char"}, {"chunk_length_s": 0.8}):
+        alone = [pipe(clip, **options) for clip in clips]
+        assert pipe(clips, batch_size=3, **options) == alone
+    assert all(len(result["text"]) > 5 for result in alone)
+
+
 def test_call_batch_is_invariant_to_padding(ours):
     clips = [sound(1.0), sound(2.0, 1), sound(0.5, 2)]
     alone = [ours(clip, return_nbest=2) for clip in clips]

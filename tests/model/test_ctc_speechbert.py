@@ -1,4 +1,4 @@
-"""CTC's loss against enumeration, what labels it refuses, consistency of views, the best path."""
+"""CTC's loss against enumeration, what labels it refuses, consistency of views, blanks behind the end."""
 
 import itertools
 
@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from hf_speechft import SpeechBertConfig
-from hf_speechft.model.ctc_speechbert import best_path, check_labels, ctc_loss, inconsistency, needed_steps
+from hf_speechft.model.ctc_speechbert import blank_padding, check_labels, ctc_loss, inconsistency, needed_steps
 from tests.model.tiny_text_models import bert_config
 
 VOCAB = 12
@@ -67,7 +67,13 @@ def test_inconsistency_matches_kullback_leibler_step_by_step(reduction):
     torch.testing.assert_close(inconsistency(logits, other, torch.tensor([15, 10]), LABELS, config), total)
 
 
-def test_best_path_matches_argmax_until_the_end():
-    logits = torch.tensor([[[0.0, 1.0, 2.0], [3.0, 1.0, 2.0], [0.0, 5.0, 2.0]]]).expand(2, -1, -1)
-    assert best_path(logits, torch.tensor([3, 1]), blank=0).tolist() == [[2, 0, 1], [2, 0, 0]]
-    assert best_path(logits, torch.tensor([3, 1]), blank=2).tolist() == [[2, 0, 1], [2, 2, 2]]
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("blank", [0, 2])
+def test_blank_padding_leaves_the_blank_alone_behind_the_end(blank, dtype):
+    logits = torch.tensor([[[0.0, 1.0, 2.0], [3.0, 1.0, 2.0], [0.0, 5.0, 2.0]]], dtype=dtype).expand(2, -1, -1)
+    padded = blank_padding(logits, torch.tensor([3, 1]), blank)
+    assert padded.dtype == dtype
+    assert torch.equal(padded[0], logits[0])
+    assert torch.equal(padded[1, :1], logits[1, :1])
+    probabilities = padded[1, 1:].softmax(-1)
+    assert probabilities.tolist() == [[float(unit == blank) for unit in range(3)]] * 2

@@ -69,6 +69,19 @@ def test_logits_are_invariant_to_padding(frontend, subsampling, backbone, attent
             alone = model(features[row : row + 1, :frames]).logits[0]
             assert len(alone) == math.ceil(frames / subsampling)
             torch.testing.assert_close(together[row, : len(alone)], alone, atol=1e-4, rtol=0)
+            assert not together[row, len(alone) :].argmax(-1).any()  # blanks, for decoders that know no lengths
+
+
+def test_logits_behind_the_end_are_blank_also_with_labels_and_not_while_learning():
+    model = make_model()
+    features, mask = make_batch(30, 13)
+    labels = torch.tensor([[3, 4], [5, -100]])
+    with torch.no_grad():
+        model.head.bias[1] = 10.0
+        assert model(features, mask, labels=labels).logits.argmax(-1)[1].tolist() == [1] * 4 + [0] * 4
+        model.train()
+        assert model(features, mask, labels=labels).logits.argmax(-1)[1].tolist() == [1] * 8
+        assert model.generate(features, mask)[1].tolist() == [1] * 4 + [0] * 4
 
 
 def test_logits_without_mask_equal_those_with_a_full_mask():

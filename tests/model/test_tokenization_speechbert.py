@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
-from transformers import AutoTokenizer, PreTrainedTokenizerFast
+from transformers import AutoTokenizer, BertJapaneseTokenizer, PreTrainedTokenizerFast
 
 from hf_speechft import SpeechBertTokenizer
 from hf_speechft.model.tokenization_speechbert import SPECIAL_TOKENS, WORD_START, build_vocabulary
@@ -129,6 +129,14 @@ def test_build_vocabulary_native_ids_are_the_checkpoints_of_the_same_piece(check
         token = tokenizer.convert_ids_to_tokens(token_id)
         surface = unit.removeprefix(WORD_START)
         assert token.removeprefix("##").removeprefix("Ġ").removeprefix(WORD_START) == surface, (unit, token)
+
+
+def test_build_vocabulary_native_of_a_tokenizer_without_offsets_raises(tmp_path):
+    (tmp_path / "vocab.txt").write_text("[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\na\nb\n")
+    options = {"word_tokenizer_type": "basic", "subword_tokenizer_type": "character"}
+    BertJapaneseTokenizer(str(tmp_path / "vocab.txt"), **options).save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="BertJapaneseTokenizer has no fast version.* use vocabulary='char'"):
+        build_vocabulary(str(tmp_path), ["ab"], "native")
 
 
 def test_build_vocabulary_native_of_unigram_keeps_word_starts(unigram):

@@ -45,6 +45,10 @@ def run_folder(tmp_path):
     (folder / ".saving-abc" / "model.safetensors").write_bytes(b"part")
     for name in ("optimizer.pt", "scheduler.pt", "training_args.bin", "scratch.tmp", "rng_state_0.pth"):
         (folder / name).write_bytes(b"\0state")
+    for place in ("unevaluated/checkpoint-7", "stream"):
+        (folder / place).mkdir(parents=True)
+        (folder / place / "training_args.bin").write_bytes(b"\0state")
+    (folder / "unreadable.jsonl").write_text("{}")
     return folder
 
 

@@ -156,7 +156,7 @@ def test_remove_run_removes_the_run_and_nothing_else(make_arguments, make_checkp
     record_arguments(make_arguments())
     for name in ("metrics.json", "notes.txt"):
         (tmp_path / "run" / name).write_text("x")
-    for name in ("warmup", "stream"):
+    for name in ("warmup", "stream", "decoder"):
         (tmp_path / "run" / name).mkdir()
     remove_run(tmp_path / "run")
     assert sorted(path.name for path in (tmp_path / "run").iterdir()) == ["checkpoint-best", "notes.txt"]

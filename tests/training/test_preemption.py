@@ -15,6 +15,7 @@ import torch
 from safetensors.torch import load_file
 from torch.utils.data import get_worker_info
 
+from hf_speechft.training.arguments import SpeechTrainingArguments
 from hf_speechft.training.checkpoints import find_start, whole_checkpoints
 from hf_speechft.training.finetune import FineTuning, main
 from hf_speechft.training.preemption import Preemption
@@ -125,16 +126,29 @@ def test_sigterm_at_the_last_update_ends_after_its_checkpoint(argv, tmp_path):
 
 
 def test_sigterm_while_training_ends_is_heeded_too():
-    with pytest.raises(SystemExit) as ended, Preemption().listening():
+    with pytest.raises(SystemExit) as ended, Preemption().listening(SpeechTrainingArguments()):
         signal.raise_signal(signal.SIGTERM)
     assert ended.value.code == 143
+
+
+@pytest.mark.parametrize("overwrites", [False, True])
+def test_message_names_the_command_that_goes_on(overwrites, caplog):
+    """--overwrite_output_dir would remove the checkpoint that was just saved."""
+    caplog.set_level(logging.INFO, "hf_speechft.training.preemption")
+    with (
+        pytest.raises(SystemExit),
+        Preemption().listening(SpeechTrainingArguments(overwrite_output_dir=overwrites)),
+    ):
+        signal.raise_signal(signal.SIGTERM)
+    changed = ", without --overwrite_output_dir," if overwrites else ""
+    assert f"the same command{changed} goes on from there" in caplog.text
 
 
 def test_listening_in_another_thread_leaves_signals_alone():
     entered = []
 
     def listen():
-        with Preemption().listening():
+        with Preemption().listening(SpeechTrainingArguments()):
             entered.append(signal.getsignal(signal.SIGTERM))
 
     thread = threading.Thread(target=listen)

@@ -6,13 +6,24 @@ from datasets import Dataset
 from hf_speechft.data.filters import count_ctc_steps
 from hf_speechft.training.finetune import FineTuning
 from hf_speechft.training.recipes import parse_arguments
-from hf_speechft.training.selection import count_needed_steps, count_unspelled
+from hf_speechft.training.selection import count_needed_steps, count_steps, count_unspelled, duration_limits
 
 
 @pytest.mark.parametrize(("text", "steps"), [("ab", 2), ("aa", 3), ("aab b", 6), ("a", 1)])
 def test_count_needed_steps_counts_units_and_blanks_between_equals(argv, tmp_path, text, steps):
     run = FineTuning(parse_arguments(argv(tmp_path / "run")))
     assert count_needed_steps(run.processor, text) == steps
+
+
+@pytest.mark.parametrize("feature_type", ["fbank", "log_mel"])
+def test_longest_clip_makes_as_many_steps_as_the_model_has_positions(argv, tmp_path, feature_type):
+    run = FineTuning(parse_arguments(argv(tmp_path / "run", feature_type=feature_type)))
+    model, extractor = run.trainer.model, run.processor.feature_extractor
+    longest_s = duration_limits(run.processor, model)[1]
+    steps = model.speechbert.max_steps
+    assert count_steps(run.processor, model.config.subsampling, 1.0, longest_s) == steps
+    one_more_s = longest_s + model.config.subsampling * extractor.hop_length / extractor.sampling_rate
+    assert count_steps(run.processor, model.config.subsampling, 1.0, one_more_s) == steps + 1
 
 
 def test_count_unspelled_finds_clips_with_fewer_steps_than_characters(argv, tmp_path):
