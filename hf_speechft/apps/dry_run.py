@@ -48,7 +48,7 @@ def summary(found: RunForecast, run: "FineTuning") -> str:
         **{stage.name: _stage(stage) for stage in found.stages},
         "memory": _memory(found, training.world_size),
         "time": _time(found),
-        "machine": f"{found.hardware}; {'bfloat16' if training.bf16 else 'float32'}",
+        "machine": f"{found.hardware}; {training.precision}",
     }
     lines = [f"dry run of {run.folder} on {run.data_arguments.dataset}{start}: nothing is trained or written", ""]
     lines += [_COLUMNS.format("split", "clips", "hours", "speakers", "dropped"), *_split_lines(found), ""]

@@ -15,7 +15,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from hf_speechft.training.arguments import METHODS, Arguments
+from hf_speechft.training.argument_checks import METHODS
+from hf_speechft.training.arguments import Arguments
 from hf_speechft.training.checkpoints import METRICS_FILE, changed_arguments, has_begun
 from hf_speechft.training.recipes import check_values, known_arguments, parse_arguments, read_recipe
 from hf_speechft.training.recogniser import adopt_speechbert, is_speechbert

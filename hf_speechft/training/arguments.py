@@ -6,12 +6,10 @@ from dataclasses import dataclass, field
 import torch
 from transformers import TrainingArguments
 
+from hf_speechft.training.argument_checks import check_choices, check_numbers
 from hf_speechft.training.augmentation import AugmentationArguments
 
 PACKAGED_MINILM = "minilm"
-SAMPLING_STRATEGIES = ("random", "sequential", "group_by_length", "batch_rebalance")
-METRICS = ("wer", "cer", "loss")
-METHODS = ("full", "staged", "lora", "layernorm", "frozen", "random")
 
 
 @dataclass
@@ -324,86 +322,33 @@ class SpeechTrainingArguments(TrainingArguments):
 
     def __post_init__(self) -> None:
         """Check what the Trainer would find out late, resolve what depends on the machine, let the Trainer check."""
-        self._check_numbers()
-        self._check_choices()
+        check_numbers(self)
+        check_choices(self)
         has_accelerator = torch.accelerator.is_available()
         self.use_cpu = self.use_cpu or not has_accelerator  # the Trainer takes bf16 on a CPU only where that is said
         if self.bf16 is None:
-            self.bf16 = computes_in_bfloat16(self.use_cpu)
+            self.bf16 = not self.fp16 and computes_in_bfloat16(self.use_cpu)
         self.dataloader_pin_memory = self.dataloader_pin_memory and has_accelerator
         # The Trainer takes the best of evaluated checkpoints only; Preemption saves those in between.
         by_epoch = self.eval_strategy == "epoch" and self.load_best_model_at_end
         self.saves_between_evaluations = by_epoch and self.save_strategy == "steps" and self.save_steps > 0
         if self.saves_between_evaluations:
             self.save_strategy = "epoch"
+        if self.load_best_model_at_end and self.save_total_limit == 1:
+            # The Trainer then keeps the last one too, but not beyond its end; a run that is killed while it decodes
+            # would train what followed the best one again.
+            self.save_total_limit = 2
         super().__post_init__()
+
+    @property
+    def precision(self) -> str:
+        """Type of numbers that matrices are multiplied in."""
+        return "bfloat16" if self.bf16 else "float16" if self.fp16 else "float32"
 
     @property
     def should_save(self) -> bool:
         """Whether this process writes into the run's folder, which the Trainer would make at once."""
         return super().should_save and not self.dry_run
-
-    def _check_numbers(self) -> None:
-        counts = ("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps")
-        for name in (*counts, "beam_width", "lm_order", "average_checkpoints"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"--{name} is {getattr(self, name)}; it needs to be 1 or more")
-        for name in ("learning_rate", "new_learning_rate"):
-            if not 0 <= getattr(self, name) < math.inf:
-                raise ValueError(f"--{name} is {getattr(self, name)}; it needs to be a number from 0 up")
-        if not 0 <= self.balance_power <= 1:
-            raise ValueError(f"--balance_power is {self.balance_power}; it needs to be from 0 to 1")
-        for name in ("warmup_epochs", "step_lr_epochs", "batch_seconds", "batch_clips"):
-            value = getattr(self, name)
-            if value is not None and not value > 0:
-                raise ValueError(f"--{name} is {value}; it needs to be above 0")
-        if self.clean_epochs < 0 or (self.max_steps < 0 and self.clean_epochs > self.num_train_epochs):
-            raise ValueError(
-                f"--clean_epochs is {self.clean_epochs}; they are the last of the {self.num_train_epochs:g} of "
-                "--num_train_epochs, so give a number from 0 to that"
-            )
-
-    def _check_choices(self) -> None:
-        if self.clean_epochs and self.early_stopping_patience:
-            raise ValueError(
-                "--clean_epochs are the last ones, and --early_stopping_patience may stop before them; leave one out"
-            )
-        if self.dataloader_drop_last:
-            raise ValueError("--dataloader_drop_last would drop utterances of the evaluated splits too; leave it out")
-        if self.train_sampling_strategy not in SAMPLING_STRATEGIES:
-            known = ", ".join(SAMPLING_STRATEGIES)
-            raise ValueError(f"--train_sampling_strategy is {self.train_sampling_strategy!r}; choose one of {known}")
-        if self.batch_seconds is None and self.batch_clips is not None:
-            raise ValueError("--batch_clips limits the batches that --batch_seconds makes; give that as well")
-        if self.batch_seconds is not None and (
-            self.train_sampling_strategy != "group_by_length" or self.auto_find_batch_size
-        ):
-            raise ValueError(
-                "--batch_seconds chooses the batches; leave --train_sampling_strategy and --auto_find_batch_size out"
-            )
-        if self.balance_by is not None and self.train_sampling_strategy != "group_by_length":
-            raise ValueError("--balance_by chooses the clips of an epoch; leave --train_sampling_strategy out")
-        if self.method not in METHODS:
-            raise ValueError(f"--method is {self.method!r}; choose one of {', '.join(METHODS)}")
-        if self.method == "staged" and self.step_lr_epochs is not None:
-            raise ValueError("--method staged has a schedule for each layer; leave --step_lr_epochs out")
-        if self.remove_unused_columns or self.length_column_name != "duration_s":
-            raise ValueError(
-                "leave --remove_unused_columns and --length_column_name out: the collator needs all columns"
-            )
-        best = self.metric_for_best_model
-        if best is not None and (best.removeprefix("eval_") not in METRICS or self.greater_is_better):
-            known = ", ".join(METRICS)
-            raise ValueError(f"--metric_for_best_model is {best!r}; choose one of {known}, of which less is better")
-        averaged, limit = self.average_checkpoints, self.save_total_limit
-        if averaged > 1 and not self.load_best_model_at_end:
-            raise ValueError(f"--average_checkpoints {averaged} needs --load_best_model_at_end, to know the best")
-        if averaged > 1 and limit is not None and limit < averaged:
-            raise ValueError(
-                f"--average_checkpoints is {averaged}, and --save_total_limit keeps {limit}; raise it to {averaged}"
-            )
-        if self.early_stopping_patience and (best is None or self.eval_strategy == "no"):
-            raise ValueError("--early_stopping_patience needs evaluations: give --eval_strategy epoch or steps")
 
 
 def computes_in_bfloat16(on_cpu: bool) -> bool:

@@ -15,10 +15,11 @@ BATCH_PARTS = "batch_parts"  # of arguments.json, where memory ran out
 WARMUP_FOLDER = "warmup"  # checkpoint of the stage on synthetic speech
 UNEVALUATED_FOLDER = "unevaluated"  # checkpoint between evaluations; see preemption.py
 STREAM_FOLDER = "stream"  # where passes over a stream begin
-# Arguments that do not change what is learned.
+# Arguments that do not change what is learned and, of those, what only the final decoding and evaluations look at.
 VOLATILE = {"output_dir", "overwrite_output_dir", "resume_from_checkpoint", "logging_dir", "run_name", "disable_tqdm"}
 VOLATILE |= {"push_to_hub", "hub_model_id", "hub_token", "hub_private_repo", "report_to", "local_rank", "cache_dir"}
-VOLATILE |= {"dry_run", "max_corrupt_files"}
+VOLATILE |= {"dry_run", "max_corrupt_files", "save_total_limit", "per_device_eval_batch_size"}
+VOLATILE |= {"eval_accumulation_steps", "beam_width", "lm_order", "lm_text", "rescoring_model"}
 
 
 def find_start(arguments: Arguments) -> str | None:
@@ -130,7 +131,8 @@ def _check_same_arguments(folder: Path, arguments: Arguments) -> None:
     if changed := changed_arguments(folder, arguments):
         raise ValueError(
             f"{folder} holds an unfinished run with other arguments ({'; '.join(changed)}); go on with the same ones, "
-            "choose another --output_dir, or start anew with --overwrite_output_dir"
+            "or with these from a checkpoint that --resume_from_checkpoint names, choose another --output_dir, or "
+            "start anew with --overwrite_output_dir"
         )
 
 

@@ -17,6 +17,7 @@ from hf_speechft.decoding.ngram import NGramLM
 from hf_speechft.decoding.rescoring import SentenceScorer
 from hf_speechft.model.modeling_speechbert import SpeechBertForCTC
 from hf_speechft.model.processing_speechbert import SpeechBertProcessor
+from hf_speechft.training.memory import is_out_of_memory
 from hf_speechft.training.tuning import NBEST, decode_batch, emissions, tune_decoder, tune_rescoring, tuning_sample
 
 logger = logging.getLogger(__name__)
@@ -46,6 +47,7 @@ class DecodingPlan:
         lm_order: Words in the longest n-grams of the language model.
         lm_lines: The text that it is estimated from.
         rescoring_model: Hub id or folder of a language model that rescores; None for none.
+        rescoring_revision: Its branch, tag or commit on the Hub.
         batch_size: Utterances that go through the model at once.
         show_progress: Whether to show bars.
         unreadable: Notes clips that cannot be decoded, in which nothing is recognised; None where that is an error.
@@ -57,6 +59,7 @@ class DecodingPlan:
     rescoring_model: str | None
     batch_size: int
     show_progress: bool
+    rescoring_revision: str | None = None
     unreadable: UnreadableClips | None = None
 
 
@@ -99,21 +102,26 @@ def decode_finally(
         Decoding("beam search", _best_texts(beam), settings),
         Decoding(f"beam search, {plan.lm_order}-gram", _best_texts(with_lm), settings_lm),
     ]
-    scorer = _load_scorer(plan.rescoring_model)
+    scorer = _load_scorer(plan.rescoring_model, plan.rescoring_revision)
     if scorer is not None:
         decodings.append(_rescore(decoder, batches, validation["text"], with_lm, scorer, settings_lm))
     return decodings, decoder
 
 
-def _load_scorer(name_or_path: str | None) -> SentenceScorer | None:
-    """The rescoring model, or None where there is none or it cannot score text."""
+def _load_scorer(name_or_path: str | None, revision: str | None) -> SentenceScorer | None:
+    """The rescoring model, or None where there is none or it cannot score text: the other results are not lost."""
     if name_or_path is None:
         return None
     try:
-        return SentenceScorer.from_pretrained(name_or_path)
+        return SentenceScorer.from_pretrained(name_or_path, revision=revision)
     except ValueError as error:  # no language-model head, or a tokenizer that begins no sentence
         logger.info("no rescoring: %s", error)
-        return None
+    except (OSError, RuntimeError) as error:
+        if not isinstance(error, OSError) and not is_out_of_memory(error):
+            raise
+        remedy = "`hf-speechft tune --rescoring-model` does it later"
+        logger.warning("no rescoring, since %s cannot be loaded (%s); %s", name_or_path, error, remedy)
+    return None
 
 
 def _rescore(

@@ -36,6 +36,9 @@ TIMED_UPDATES = 8
 TIMED_EVALUATION_BATCHES = 4
 NOTHING_ELSE = {
     "eval_strategy": "no",
+    "eval_on_start": False,
+    "lr_scheduler_type": "linear",  # others may ask for evaluations or for their own options
+    "lr_scheduler_kwargs": {},
     "save_strategy": "no",
     "logging_strategy": "no",
     "load_best_model_at_end": False,

@@ -21,7 +21,7 @@ from hf_speechft.apps.dry_run import show_forecast
 from hf_speechft.data.augment import add_silence, check_speed_factors, mark_augmented
 from hf_speechft.data.collate import SpeechCollator
 from hf_speechft.data.passes import SpeechStream
-from hf_speechft.data.text import read_sentences
+from hf_speechft.data.text import normalize_text, read_sentences
 from hf_speechft.data.unreadable import UNREADABLE_FILE, UnreadableClips
 from hf_speechft.decoding.decoder import CTCDecoder
 from hf_speechft.decoding.decoder_files import DECODER_FOLDER
@@ -314,11 +314,13 @@ class FineTuning:
         training = self.training_arguments
         if training.beam_width == 1:
             return [], None
+        named = self.model_arguments.rescoring_model is not None
         plan = DecodingPlan(
             beam_width=training.beam_width,
             lm_order=training.lm_order,
             lm_lines=self.lm_lines,
             rescoring_model=self.rescoring_model,
+            rescoring_revision=None if named else self.model_arguments.model_revision,
             batch_size=training.per_device_eval_batch_size,
             show_progress=not training.disable_tqdm,
             unreadable=self.unreadable,
@@ -364,7 +366,8 @@ def read_lm_text(data: DataArguments, transcripts: list[str]) -> list[str]:
     """
     if data.lm_text is None:
         return transcripts
-    lines = read_sentences(data.lm_text, "--lm_text")
+    sentences = read_sentences(data.lm_text, "--lm_text")
+    lines = [line for sentence in sentences if (line := normalize_text(sentence, data.text_normalizer))]
     if not lines:
         raise ValueError(f"--lm_text {data.lm_text} holds no word; give a text file with one sentence a line")
     return lines

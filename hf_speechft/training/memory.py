@@ -62,6 +62,8 @@ def split_batches(training: SpeechTrainingArguments, parts: int) -> SpeechTraini
     else:
         clips = training.batch_clips and max(1, training.batch_clips // parts)
         smaller = {"batch_seconds": training.batch_seconds / parts, "batch_clips": clips}
+    if training.saves_between_evaluations:
+        smaller["save_strategy"] = "steps"  # as it was given
     accumulated = training.gradient_accumulation_steps * parts
     return dataclasses.replace(training, **smaller, gradient_accumulation_steps=accumulated)
 

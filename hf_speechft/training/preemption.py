@@ -104,6 +104,9 @@ class Preemption(TrainerCallback):
         return bool(asked)
 
     def _exit(self, what: str, args: SpeechTrainingArguments) -> None:
-        changed = ", without --overwrite_output_dir," if args.overwrite_output_dir else ""
+        names_checkpoint = str(args.resume_from_checkpoint or True).lower() != "true"
+        changes = ["without --overwrite_output_dir"] * args.overwrite_output_dir
+        changes += ["with --resume_from_checkpoint true"] * names_checkpoint
+        changed = f", {' and '.join(changes)}," if changes else ""
         logger.info("ended by SIGTERM; %s; the same command%s goes on from there", what, changed)
         raise SystemExit(TERMINATED)

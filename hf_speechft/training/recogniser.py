@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 from torch import nn
-from transformers import PreTrainedConfig
+from transformers import AutoConfig, PreTrainedConfig
 
 from hf_speechft import SpeechBertConfig, SpeechBertForCTC, SpeechBertProcessor, SpeechBertTokenizer
 from hf_speechft.data.demo import demo_checkpoint
@@ -155,10 +155,20 @@ def find_rescoring_model(model: ModelArguments, goes_on: bool) -> str | None:
     """Path or Hub id of the language model that rescores: the text checkpoint, unless another or none is named.
 
     A SpeechBERT, which goes on learning, cannot score text.
+
+    Raises:
+        ValueError: The one that is named cannot be loaded, which would otherwise show after training.
     """
-    if model.rescoring_model is None:
+    name = model.rescoring_model
+    if name is None:
         return None if goes_on else find_checkpoint(model)
-    return None if model.rescoring_model == "none" else model.rescoring_model
+    if name == "none":
+        return None
+    try:
+        AutoConfig.from_pretrained(name)
+    except (OSError, ValueError) as error:
+        raise ValueError(f"--rescoring_model {name!r} cannot be loaded: {' '.join(str(error).split())}") from error
+    return name
 
 
 def _load_processor(model: ModelArguments, data: DataArguments, texts: Iterable[str]) -> SpeechBertProcessor:

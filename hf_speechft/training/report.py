@@ -9,7 +9,6 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
-from itertools import pairwise
 from pathlib import Path
 
 import torch
@@ -31,7 +30,6 @@ CURVES_FILE = "training_curves.png"
 CARD_FILE = "README.md"
 GREEDY = "greedy"
 PACKAGES = ("torch", "transformers", "accelerate", "datasets")
-TOKEN_FLAG = "--hub_token"  # a card is public
 MINILM_ON_THE_HUB = "sentence-transformers/all-MiniLM-L6-v2"
 
 
@@ -110,7 +108,7 @@ def write_report(folder: Path, arguments: Arguments, facts: RunFacts) -> dict[st
     }
     card = render_card(_card_facts(arguments, facts, list(results.values())))
     (folder / CARD_FILE).write_text(card, encoding="utf-8")
-    metrics = _metrics(facts, results, words)
+    metrics = _metrics(facts, results, words, arguments[2])
     (folder / METRICS_FILE).write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
     return metrics
 
@@ -128,7 +126,10 @@ def _result(split: str, decoding: str, words: Sequence[ErrorCounts], characters:
 
 
 def _metrics(
-    facts: RunFacts, results: Mapping[str, ResultFacts], words: Mapping[str, Sequence[ErrorCounts]]
+    facts: RunFacts,
+    results: Mapping[str, ResultFacts],
+    words: Mapping[str, Sequence[ErrorCounts]],
+    training: SpeechTrainingArguments,
 ) -> dict[str, object]:
     greedy = _rates(results[GREEDY])
     others = {
@@ -140,7 +141,7 @@ def _metrics(
     return {
         "test": greedy,
         "decoding": {GREEDY: greedy} | others,
-        "validation": _best_validation(facts.log_history),
+        "validation": _best_validation(facts.log_history, training),
         "data": [asdict(split) for split in facts.splits],
         "training": {
             "minutes": facts.minutes,
@@ -185,11 +186,17 @@ def _counts(counts: ErrorCounts) -> dict[str, int]:
     return asdict(counts) | {"reference_length": counts.reference_length}
 
 
-def _best_validation(log_history: Sequence[Mapping[str, float]]) -> dict[str, float]:
+def _best_validation(
+    log_history: Sequence[Mapping[str, float]], training: SpeechTrainingArguments
+) -> dict[str, float]:
+    """The evaluation of the checkpoint that was kept, without averaging and the lowered blank."""
     evaluations = [entry for entry in log_history if "eval_wer" in entry]
     if not evaluations:
         return {}
-    best = min(evaluations, key=lambda entry: entry["eval_wer"])
+    best = evaluations[-1]
+    if training.load_best_model_at_end:
+        metric = f"eval_{training.metric_for_best_model.removeprefix('eval_')}"
+        best = min(evaluations, key=lambda entry: entry[metric])
     return {"wer": best["eval_wer"], "cer": best["eval_cer"], "loss": best["eval_loss"], "epoch": best["epoch"]}
 
 
@@ -234,11 +241,11 @@ def _card_facts(arguments: Arguments, facts: RunFacts, results: Sequence[ResultF
         head_learning_rate=training.new_learning_rate,
         augmentation=_augmentation(arguments),
         more_settings=_more_settings(arguments, facts) | _decoding_settings(facts.decodings),
-        precision="bfloat16" if training.bf16 else "float32",
+        precision=training.precision,
         seed=training.seed,
         hardware=describe_hardware(),
         training_minutes=facts.minutes + (facts.warmup.minutes if facts.warmup else 0.0),
-        command=command_line(),
+        command=command_line(training.hub_token),
         versions=_versions(),
     )
 
@@ -318,13 +325,18 @@ def _decoding_settings(decodings: Sequence[Decoding]) -> dict[str, str]:
     }
 
 
-def command_line() -> str:
-    """The command that repeats the run; environment, launcher options and the Hub token are not in it."""
-    shown: list[str] = []
-    for before, argument in pairwise(sys.argv):
-        if TOKEN_FLAG not in (before, argument.partition("=")[0]):
-            shown.append(argument)
-    return shlex.join(["accelerate", "launch", Path(sys.argv[0]).name, *shown])
+def command_line(hub_token: str | None = None) -> str:
+    """The command that repeats the run; environment, launcher options and the Hub token are not in it.
+
+    Args:
+        hub_token: What a card, which is public, must not tell, however its option was spelled.
+    """
+    words = sys.argv[1:]
+    if hub_token:
+        is_secret = [hub_token in (word, word.partition("=")[2]) for word in words]
+        names_it = [*(word == hub_token for word in words[1:]), False]
+        words = [word for word, *leave_out in zip(words, is_secret, names_it, strict=True) if not any(leave_out)]
+    return shlex.join(["accelerate", "launch", Path(sys.argv[0]).name, *words])
 
 
 def describe_hardware() -> str:

@@ -30,6 +30,7 @@ from hf_speechft.training.trainer import SpeechTrainer
 logger = logging.getLogger(__name__)
 
 TRANSCRIPTS, GRAMMAR_SUFFIX = "train", ".jsgf"
+NEED_EVALUATIONS = ("reduce_lr_on_plateau", "greedy")  # schedules; the stage has no split to evaluate
 
 
 @dataclass(frozen=True)
@@ -131,6 +132,9 @@ def make_warmup_trainer(
 ) -> SpeechTrainer:
     """Make what trains a copy of a model on spoken text; the arguments are those of `warm_up`."""
     learner = copy.deepcopy(model)  # a model that a Trainer has prepared is not prepared again
+    without_evaluations = {}
+    if training.lr_scheduler_type in NEED_EVALUATIONS:
+        without_evaluations = {"lr_scheduler_type": "linear", "lr_scheduler_kwargs": {}}
     learner.config.consistency_weight = 0.0  # what regularises small real corpora; here it would double the time
     return SpeechTrainer(
         model=learner,
@@ -140,6 +144,8 @@ def make_warmup_trainer(
             num_train_epochs=training.warmup_epochs,
             max_steps=-1,
             eval_strategy="no",
+            eval_on_start=False,
+            **without_evaluations,
             logging_strategy="epoch",  # each checkpoint knows its minutes
             save_strategy="epoch",
             save_total_limit=1,

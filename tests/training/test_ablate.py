@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 from hf_speechft.apps.command import app
 from hf_speechft.training import ablate
 from hf_speechft.training.ablate import check_runs, check_start, parse_arm, plan_ablation, train
-from hf_speechft.training.arguments import METHODS
+from hf_speechft.training.argument_checks import METHODS
 from hf_speechft.training.checkpoints import record_arguments
 from hf_speechft.training.finetune import FineTuning
 from hf_speechft.training.recipes import parse_arguments

@@ -10,47 +10,6 @@ from hf_speechft.training import arguments
 from hf_speechft.training.arguments import DataArguments, ModelArguments, SpeechTrainingArguments, computes_in_bfloat16
 
 
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"per_device_train_batch_size": 0}, "--per_device_train_batch_size is 0; it needs to be 1 or more"),
-        ({"gradient_accumulation_steps": 0}, "--gradient_accumulation_steps is 0"),
-        ({"learning_rate": math.nan}, "--learning_rate is nan; it needs to be a number from 0 up"),
-        ({"new_learning_rate": -1.0}, "--new_learning_rate is -1.0"),
-        ({"step_lr_epochs": 0.0}, "--step_lr_epochs is 0.0; it needs to be above 0"),
-        ({"batch_seconds": 0.0}, "--batch_seconds is 0.0; it needs to be above 0"),
-        ({"batch_seconds": 9.0, "batch_clips": 0}, "--batch_clips is 0; it needs to be above 0"),
-        ({"balance_power": 1.5}, "--balance_power is 1.5; it needs to be from 0 to 1"),
-        (
-            {"balance_by": "accent", "train_sampling_strategy": "random"},
-            "--balance_by chooses the clips of an epoch; leave --train_sampling_strategy out",
-        ),
-        ({"batch_clips": 4}, "--batch_clips limits the batches that --batch_seconds makes; give that as well"),
-        (
-            {"batch_seconds": 9.0, "train_sampling_strategy": "random"},
-            "--batch_seconds chooses the batches; leave --train_sampling_strategy and --auto_find_batch_size out",
-        ),
-        ({"batch_seconds": 9.0, "auto_find_batch_size": True}, "--batch_seconds chooses the batches; leave"),
-        ({"dataloader_drop_last": True}, "--dataloader_drop_last would drop utterances of the evaluated splits too"),
-        ({"train_sampling_strategy": "longest"}, "--train_sampling_strategy is 'longest'; choose one of random"),
-        ({"remove_unused_columns": True}, "leave --remove_unused_columns"),
-        ({"length_column_name": "seconds"}, "leave .*--length_column_name out"),
-        ({"metric_for_best_model": "bleu"}, "--metric_for_best_model is 'bleu'; choose one of wer, cer, loss"),
-        ({"greater_is_better": True}, "of which less is better"),
-        ({"average_checkpoints": 0}, "--average_checkpoints is 0; it needs to be 1 or more"),
-        ({"average_checkpoints": 3}, "--average_checkpoints is 3, and --save_total_limit keeps 2; raise it to 3"),
-        ({"average_checkpoints": 2, "load_best_model_at_end": False}, "2 needs --load_best_model_at_end"),
-        (
-            {"early_stopping_patience": 2, "eval_strategy": "no", "load_best_model_at_end": False},
-            "--early_stopping_patience needs evaluations: give --eval_strategy epoch or steps",
-        ),
-    ],
-)
-def test_training_arguments_that_would_fail_late_raise(tmp_path, options, message):
-    with pytest.raises(ValueError, match=message):
-        SpeechTrainingArguments(output_dir=str(tmp_path), **options)
-
-
 @pytest.mark.parametrize("limit", [-0.1, 1.5, math.nan, math.inf])
 def test_data_arguments_limit_of_corrupt_files_that_is_none_raises(limit):
     with pytest.raises(ValueError, match="--max_corrupt_files is .*; give a number of files, or a share from 0"):
@@ -71,8 +30,16 @@ def test_save_strategy_steps_beside_evaluations_by_epoch_saves_at_both(tmp_path)
 @pytest.mark.parametrize("native", [False, True])
 def test_bf16_by_default_is_what_the_machine_computes_in(monkeypatch, native):
     monkeypatch.setattr(arguments, "computes_in_bfloat16", lambda on_cpu: native)
-    assert SpeechTrainingArguments().bf16 is native
-    assert SpeechTrainingArguments(bf16=False).bf16 is False
+    assert SpeechTrainingArguments().precision == ("bfloat16" if native else "float32")
+    assert SpeechTrainingArguments(bf16=False).precision == "float32"
+    half = SpeechTrainingArguments(fp16=True)
+    assert (half.bf16, half.precision) == (False, "float16")
+
+
+def test_save_total_limit_of_one_keeps_the_best_and_the_last(tmp_path):
+    assert SpeechTrainingArguments(output_dir=str(tmp_path), save_total_limit=1).save_total_limit == 2
+    options = {"save_total_limit": 1, "load_best_model_at_end": False}
+    assert SpeechTrainingArguments(output_dir=str(tmp_path), **options).save_total_limit == 1
 
 
 def test_computes_in_bfloat16_on_a_cpu_needs_its_instructions(monkeypatch):

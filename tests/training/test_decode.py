@@ -2,10 +2,12 @@ import logging
 
 import numpy as np
 import pytest
+import torch
 from datasets import Dataset
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
 from hf_speechft.decoding import CTCDecoder
+from hf_speechft.training import decode
 from hf_speechft.training.decode import NBEST, DecodingPlan, decode_finally
 from hf_speechft.training.tuning import emissions
 
@@ -73,6 +75,21 @@ def test_decode_finally_gives_each_decoding_and_the_decoder_it_was_made_with(rec
         log_probs = model(**processor(audio=clip, sampling_rate=16_000)).logits.log_softmax(-1)
         assert plain.decode(log_probs)[0][0].text == beam
         assert decoder.decode(log_probs)[0][0].text == with_lm
+
+
+@pytest.mark.parametrize("error", [OSError("no such repository"), torch.OutOfMemoryError("out of memory")])
+def test_decode_finally_keeps_the_rest_where_the_rescoring_model_fails(recogniser, monkeypatch, caplog, error):
+    def fail(name, revision):
+        assert (name, revision) == ("lab/model", None)
+        raise error
+
+    monkeypatch.setattr(decode.SentenceScorer, "from_pretrained", fail)
+    decodings, _ = decode_finally(*recogniser, make_split(0), make_split(1), make_plan("lab/model"))
+    assert [one.name for one in decodings] == ["beam search", "beam search, 2-gram"]
+    assert f"no rescoring, since lab/model cannot be loaded ({error}); `hf-speechft tune" in caplog.text
+    monkeypatch.setattr(decode.SentenceScorer, "from_pretrained", lambda *_, **__: {}["a bug"])
+    with pytest.raises(KeyError):
+        decode_finally(*recogniser, make_split(0), make_split(1), make_plan("lab/model"))
 
 
 def test_decode_finally_without_a_head_that_scores_text_says_so(recogniser, text_checkpoint, caplog):

@@ -120,10 +120,12 @@ def test_rehearsal_makes_the_largest_update_twice_and_then_some_from_long_to_sho
     assert len(steps) == 10
 
 
-def test_forecast_has_the_stage_on_synthetic_speech(make_run, tmp_path):
+@pytest.mark.parametrize("options", [{}, {"lr_scheduler_type": "reduce_lr_on_plateau", "eval_on_start": True}])
+def test_forecast_has_the_stage_on_synthetic_speech(make_run, tmp_path, options):
+    """The stage has no split to evaluate, whatever the schedule needs."""
     pytest.importorskip("espeakng_loader", reason="the demo extra (espeakng-loader) is not installed")
     warmup = {"warmup_corpus": "train", "warmup_utterances": 12, "warmup_epochs": 3, "cache_dir": tmp_path / "cache"}
-    run = make_run(**DRY, **warmup)
+    run = make_run(**DRY, **warmup, **options)
     found = forecast(run)
     first, second = found.stages
     assert (first.name, first.clips, first.updates_per_epoch, first.updates) == ("warm-up", 12, 2, 6)

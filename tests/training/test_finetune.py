@@ -36,7 +36,8 @@ from hf_speechft import SpeechBertForCTC, SpeechBertProcessor
 from hf_speechft.data.audio import load_audio
 from hf_speechft.decoding import CTCDecoder, NGramLM, StreamingRecognizer
 from hf_speechft.training import finetune
-from hf_speechft.training.finetune import FineTuning, main
+from hf_speechft.training.arguments import DataArguments
+from hf_speechft.training.finetune import FineTuning, main, read_lm_text
 from hf_speechft.training.recipes import parse_arguments
 from tests.hub_server import HubServer
 from tests.stranger import MODEL_FILES
@@ -563,3 +564,12 @@ def test_use_all_cores_shares_them_among_processes(argv, tmp_path, monkeypatch, 
     *_, training = parse_arguments(argv(tmp_path / "run", use_cpu=True))
     finetune.use_all_cores(training)
     assert asked == ([] if threads is None else [threads])
+
+
+def test_read_lm_text_is_normalised_as_the_transcripts_are(tmp_path):
+    (tmp_path / "text.txt").write_text("Turn on the Lights.\n...\nSTOP\n")
+    data = DataArguments(lm_text=str(tmp_path / "text.txt"), text_normalizer="basic")
+    assert read_lm_text(data, ["unused"]) == ["turn on the lights", "stop"]
+    (tmp_path / "text.txt").write_text("...\n")
+    with pytest.raises(ValueError, match="text.txt holds no word"):
+        read_lm_text(data, ["unused"])

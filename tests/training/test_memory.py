@@ -167,6 +167,15 @@ def test_batch_is_cut_into_the_fewest_equal_parts(tmp_path, size, parts):
     assert training.per_device_train_batch_size == size
 
 
+def test_split_batches_goes_on_saving_between_evaluations(tmp_path):
+    options = {"save_strategy": "steps", "save_steps": 5, "per_device_train_batch_size": 8}
+    training = SpeechTrainingArguments(output_dir=str(tmp_path), **options)
+    for parts in (2, 4):
+        assert split_batches(training, parts).saves_between_evaluations
+    assert split_batches(split_batches(training, 2), 2).saves_between_evaluations
+    assert not split_batches(SpeechTrainingArguments(output_dir=str(tmp_path)), 2).saves_between_evaluations
+
+
 def test_batch_on_several_processes_is_not_cut_but_the_message_says_how(tmp_path, monkeypatch):
     monkeypatch.setattr(SpeechTrainingArguments, "world_size", 2)
     error = run_out(arguments(tmp_path), 8)

@@ -131,16 +131,23 @@ def test_sigterm_while_training_ends_is_heeded_too():
     assert ended.value.code == 143
 
 
-@pytest.mark.parametrize("overwrites", [False, True])
-def test_message_names_the_command_that_goes_on(overwrites, caplog):
-    """--overwrite_output_dir would remove the checkpoint that was just saved."""
+@pytest.mark.parametrize(
+    ("options", "changed"),
+    [
+        ({}, ""),
+        ({"resume_from_checkpoint": "true"}, ""),
+        ({"overwrite_output_dir": True}, ", without --overwrite_output_dir,"),
+        ({"resume_from_checkpoint": "runs/a/checkpoint-7"}, ", with --resume_from_checkpoint true,"),
+    ],
+)
+def test_message_names_the_command_that_goes_on(options, changed, caplog):
+    """The same command would remove the checkpoint that was just saved, or start from the named one again."""
     caplog.set_level(logging.INFO, "hf_speechft.training.preemption")
     with (
         pytest.raises(SystemExit),
-        Preemption().listening(SpeechTrainingArguments(overwrite_output_dir=overwrites)),
+        Preemption().listening(SpeechTrainingArguments(**options)),
     ):
         signal.raise_signal(signal.SIGTERM)
-    changed = ", without --overwrite_output_dir," if overwrites else ""
     assert f"the same command{changed} goes on from there" in caplog.text
 
 

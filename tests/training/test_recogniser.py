@@ -14,6 +14,7 @@ from hf_speechft.training.recipes import parse_arguments
 from hf_speechft.training.recogniser import (
     adopt_speechbert,
     find_checkpoint,
+    find_rescoring_model,
     is_speechbert,
     make_model,
     make_processor,
@@ -40,6 +41,17 @@ def test_find_checkpoint_takes_folders_and_hub_ids(tmp_path, monkeypatch):
         ("gpt2", "gpt2"),
     ]:
         assert find_checkpoint(ModelArguments(model_name_or_path=name)) == found
+
+
+def test_find_rescoring_model_that_is_named_and_missing_raises_at_once(text_checkpoint):
+    def find(name, goes_on=False):
+        given = ModelArguments(model_name_or_path=str(text_checkpoint), rescoring_model=name)
+        return find_rescoring_model(given, goes_on)
+
+    assert find(None) == find(str(text_checkpoint)) == str(text_checkpoint)
+    assert find("none") is find(None, goes_on=True) is None
+    with pytest.raises(ValueError, match="--rescoring_model 'lab/no-such-model' cannot be loaded: "):
+        find("lab/no-such-model")
 
 
 def test_adopt_speechbert_takes_what_the_checkpoint_decides(speechbert, text_checkpoint):

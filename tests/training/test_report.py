@@ -148,6 +148,25 @@ def test_write_report_card_names_every_setting_that_shapes_the_weights(tmp_path)
         assert row in card
 
 
+@pytest.mark.parametrize(
+    ("options", "wer"),
+    [
+        ([], 0.2),
+        (["--metric_for_best_model", "cer"], 0.5),
+        (["--metric_for_best_model", "eval_loss"], 0.3),
+        (["--load_best_model_at_end", "false"], 0.4),
+    ],
+)
+def test_write_report_validation_is_that_of_the_checkpoint_that_was_kept(tmp_path, options, wer):
+    rows = [(0.2, 0.3, 9.0), (0.5, 0.1, 8.0), (0.3, 0.2, 1.0), (0.4, 0.4, 5.0)]
+    log = [
+        {"eval_wer": wer, "eval_cer": cer, "eval_loss": loss, "epoch": epoch}
+        for epoch, (wer, cer, loss) in enumerate(rows, start=1)
+    ]
+    arguments = parse_arguments(["--dataset", "corpus", "--use_cpu", *options])
+    assert write_report(tmp_path, arguments, make_facts(log_history=log))["validation"]["wer"] == wer
+
+
 def test_write_report_without_evaluations_has_no_validation(tmp_path):
     arguments = parse_arguments(["--dataset", "corpus"])
     for log in ([], LOG[-1:]):
@@ -222,10 +241,14 @@ def test_command_line_quotes_what_a_shell_would_split(monkeypatch):
     assert command_line() == "accelerate launch run_finetune.py recipes/an4.yaml --dataset 'my data'"
 
 
-def test_card_does_not_show_the_token(monkeypatch, tmp_path):
-    argv = ["run_finetune.py", "--dataset", "corpus", "--hub_token", "hf_secret", "--hub_token=hf_secret"]
+@pytest.mark.parametrize(
+    "given",
+    [["--hub_token", "hf_secret"], ["--hub_token=hf_secret"], ["--hub-token", "hf_secret"], ["--hub_tok=hf_secret"]],
+)
+def test_card_does_not_show_the_token(monkeypatch, tmp_path, given):
+    argv = ["run_finetune.py", "--dataset", "corpus", *given, "--seed", "7"]
     monkeypatch.setattr(sys, "argv", argv)
-    assert "hf_secret" not in command_line()
+    assert command_line("hf_secret") == "accelerate launch run_finetune.py --dataset corpus --seed 7"
     write_report(tmp_path, parse_arguments(argv[1:]), make_facts())
     for path in tmp_path.iterdir():
         assert b"hf_secret" not in path.read_bytes()
