@@ -118,24 +118,31 @@ def is_demo(name_or_path: object) -> bool:
 
 
 def choose_splits(raw: RawSplits, wanted: dict[str, str | None]) -> RawSplits:
-    """Find the wanted splits by name or alias; a missing one is left out if its name is only the default.
+    """Find the wanted splits by name or alias.
+
+    One whose name is only the default is left out where it is missing, or where a split that was named is the same: it
+    would be trained on, or tell nothing new.
 
     Args:
         raw: Splits of a source, or streams of them.
         wanted: For train, validation and test the name in the source; several are joined by "+".
 
     Raises:
-        ValueError: A split that was named, or one to train on, is not there.
+        ValueError: A split that was named, or one to train on, is not there, or one is trained on and evaluated.
     """
-    chosen: RawSplits = {}
-    for role, expression in wanted.items():
+    found: dict[str, list[str]] = {}
+    for role, expression in sorted(wanted.items(), key=lambda item: item[0] == item[1]):  # the named ones first
         if expression is None:
             continue
-        parts = [_find_split(raw, part.strip()) for part in expression.split("+")]
-        if all(part is not None for part in parts):
-            chosen[role] = concatenate_datasets(parts) if len(parts) > 1 else parts[0]
-        elif expression != role:
+        names = [_find_split(raw, part.strip()) for part in expression.split("+")]
+        if None in names and expression != role:
             raise ValueError(_no_split(raw, role, expression))
+        if None not in names and (expression != role or not _shared(found, names)):
+            found[role] = names
+    twice = [role for role in found if role != "train" and set(found[role]) & set(found.get("train", ()))]
+    if twice:
+        raise ValueError(f"--{twice[0]}_split {wanted[twice[0]]} is trained on too; name another, or leave it out")
+    chosen = {role: _join([raw[name] for name in names]) for role, names in found.items()}
     if "train" not in chosen:
         if len(raw) > 1:
             raise ValueError(_no_split(raw, "train", wanted["train"] or ""))
@@ -146,11 +153,19 @@ def choose_splits(raw: RawSplits, wanted: dict[str, str | None]) -> RawSplits:
     return chosen
 
 
-def _find_split(raw: RawSplits, name: str) -> Dataset | None:
+def _join(parts: list[Dataset]) -> Dataset:
+    return concatenate_datasets(parts) if len(parts) > 1 else parts[0]
+
+
+def _shared(found: dict[str, list[str]], names: list[str]) -> bool:
+    return any(set(names) & set(others) for others in found.values())
+
+
+def _find_split(raw: RawSplits, name: str) -> str | None:
+    """The name in the source of a split that is named as there, or otherwise."""
     by_lower_name = {split.lower(): split for split in raw}
     aliases = (alias for alias in SPLIT_ALIASES.get(name, ()) if alias in by_lower_name)
-    found = name if name in raw else by_lower_name.get(next(aliases, ""))
-    return None if found is None else raw[found]
+    return name if name in raw else by_lower_name.get(next(aliases, ""))
 
 
 def _no_split(raw: RawSplits, role: str, name: str) -> str:
@@ -202,8 +217,9 @@ def _read_headers(audio: Dataset, split: str, cache_dir: str | os.PathLike | Non
         remove_columns=["audio"],
         features=Features({name: Value("float64" if name == "duration_s" else "string") for name in _FACTS}),
         desc=f"Reading {split} headers",
+        keep_in_memory=cache is None,
         cache_file_name=None if cache is None else str(cache),
-        load_from_cache_file=None if cache is None else _has_no_error(cache),
+        load_from_cache_file=cache is not None and _has_no_error(cache),
     )
     errors = [error for error in facts["error"] if error]
     if errors:
@@ -218,14 +234,14 @@ CACHED_FROM_CLIPS = 1_000  # fewer are read in a second
 
 
 def _find_header_cache(audio: Dataset, cache_dir: str | os.PathLike | None) -> Path | None:
-    """Name the file for the headers of these audio files as they are now; None leaves it to `datasets`.
+    """Name the file for the headers of these audio files as they are now; None where they are read each time.
 
-    `datasets` keeps what it computes from a table on disk; one that was read from a folder or a manifest is not.
+    `datasets` would write it beside a table on disk, which may be somebody else's data.
     """
-    if audio.cache_files or len(audio) < CACHED_FROM_CLIPS:
+    if len(audio) < CACHED_FROM_CLIPS:
         return None
     paths = [clip.get("path") or "" for clip in audio["audio"] if clip is not None and clip.get("bytes") is None]
-    if len(paths) < len(audio):
+    if len(paths) < len(audio) and not audio.cache_files:
         return None
     folder = Path(cache_dir or config.HF_DATASETS_CACHE) / "hf_speechft_headers"
     try:
@@ -233,7 +249,8 @@ def _find_header_cache(audio: Dataset, cache_dir: str | os.PathLike | None) -> P
     except OSError as error:
         logger.debug("headers are read each time, as %s cannot be written: %s", folder, error)
         return None
-    content = hashlib.sha256(repr([(path, _file_state(path)) for path in paths]).encode())
+    table = audio._fingerprint if audio.cache_files else ""
+    content = hashlib.sha256(repr([table, *((path, _file_state(path)) for path in paths)]).encode())
     return folder / f"{content.hexdigest()[:32]}.arrow"
 
 
@@ -343,7 +360,7 @@ def _choose_recordings(raw: RawSplits, split: str | None) -> tuple[Dataset, str]
             raise ValueError(f"the corpus has the splits {', '.join(raw)}; name one with --split, or several: a+b")
         return next(iter(raw.values())), next(iter(raw))
     names = [name.strip() for name in split.split("+")]
-    parts = [_find_split(raw, name) for name in names]
-    for name in [name for name, part in zip(names, parts, strict=True) if part is None]:
+    found = [_find_split(raw, name) for name in names]
+    for name in [name for name, part in zip(names, found, strict=True) if part is None]:
         raise ValueError(f"there is no split {name!r}; the corpus has {', '.join(raw)}; name one with --split")
-    return concatenate_datasets(parts) if len(parts) > 1 else parts[0], split
+    return _join([raw[name] for name in found]), split

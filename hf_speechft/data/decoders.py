@@ -20,9 +20,11 @@ import soundfile
 _MAX_MISSING_S = 0.25  # container headers round durations and count encoder delay; a larger gap is a cut-off file
 _OGG_PAGE_BYTES = 65_307  # the longest page that the format allows
 _UNKNOWN_WAV_BYTES = 0x7FFF_0000  # programs that write wav into a pipe put such a length or a larger one
+_WAV_HEADER_BYTES = 44  # some programs count them among the samples
+_UNKNOWN_FRAMES = 2**62  # flac that was written into a pipe
 _MP3_FIRST_FRAME_BYTES = 4_096  # holds the longest frame (1,441 bytes) with room for junk before it
 # Demuxers that hold audio themselves: a playlist or a text file must not make FFmpeg open other files or addresses.
-_CONTAINERS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,aac,mp3,asf,avi,flv,mpegts,mpeg,amr,caf,aiff,ac3,wv,ape,tta"
+_CONTAINERS = "flac,mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,aac,mp3,asf,avi,flv,mpegts,mpeg,amr,caf,aiff,ac3,wv,ape,tta"
 
 
 class AudioError(ValueError):
@@ -100,7 +102,7 @@ def _open_soundfile(content: Path | bytes) -> soundfile.SoundFile | None:
         return None
     # Without a count of frames libsndfile guesses the length from the first frame's bit rate and stops there,
     # which loses more than half of some files of variable bit rate.
-    if sound.format == "MP3" and not _mp3_counts_frames(content):
+    if (sound.format == "MP3" and not _mp3_counts_frames(content)) or sound.frames >= _UNKNOWN_FRAMES:
         sound.close()
         return None
     return sound
@@ -128,7 +130,7 @@ def _check_length(name: str, content: Path | bytes, sound: soundfile.SoundFile) 
     """Find cut-off wav and Ogg files, whose missing part libsndfile passes over."""
     # libsndfile notes in its log what the header of the data chunk says and what is there.
     lengths = re.search(r"data : (\d+) \(should be (\d+)\)", sound.extra_info)
-    if lengths and int(lengths[2]) < int(lengths[1]) < _UNKNOWN_WAV_BYTES:
+    if lengths and int(lengths[2]) + _WAV_HEADER_BYTES < int(lengths[1]) < _UNKNOWN_WAV_BYTES:
         raise _cut_off(name, f"its header says {lengths[1]} bytes of samples, {lengths[2]} are there")
     if sound.format == "OGG" and _last_ogg_page_is_cut(content):
         raise _cut_off(name, "its last Ogg page is incomplete")

@@ -32,7 +32,7 @@ def read_manifest(path: Path, audio_column: str | None = None) -> Dataset:
     Raises:
         ValueError: A line cannot be parsed, there are no rows, or no column names the audio.
     """
-    rows = parse_manifest(path)
+    rows = parse_manifest(path, audio_column)
     if isinstance(rows, Dataset):
         return rows
     if not rows:
@@ -71,14 +71,15 @@ def _refuse_segments(path: Path, rows: Rows) -> None:
             )
 
 
-def parse_manifest(path: Path) -> Rows | Dataset:
-    """Parse by suffix; a parquet file that holds the sound itself is a split already."""
+def parse_manifest(path: Path, audio_column: str | None = None) -> Rows | Dataset:
+    """Parse by suffix; a parquet file whose audio column holds the sound itself is a split already."""
     suffix = path.suffix.lower()
     if suffix not in MANIFEST_SUFFIXES:
         raise ValueError(f"{path} is not a manifest; use one of the formats {', '.join(MANIFEST_SUFFIXES)}")
     if suffix == ".parquet":
         split = Dataset(InMemoryTable(parquet.read_table(path)))
-        holds_sound = any(not isinstance(feature, Value) for feature in split.features.values())
+        audio = [split.features[name] for name in (audio_column, *AUDIO_COLUMNS) if name in split.features]
+        holds_sound = any(not isinstance(feature, Value) or "binary" in feature.dtype for feature in audio)
         return without_decoding(split) if holds_sound else split.to_list()
     try:
         text = path.read_text(encoding="utf-8-sig")  # spreadsheets write a byte-order mark
@@ -90,7 +91,7 @@ def parse_manifest(path: Path) -> Rows | Dataset:
 def _parse_table(path: Path, text: str) -> Iterator[dict[str, Any]]:
     tabs = path.suffix.lower() == ".tsv"
     # Tab-separated corpora such as Common Voice write quotation marks as they are; commas need them as quotes.
-    dialect = {"delimiter": "\t", "quoting": csv.QUOTE_NONE} if tabs else {}
+    dialect = {"delimiter": "\t", "quoting": csv.QUOTE_NONE} if tabs else {"strict": True}
     table = csv.reader(io.StringIO(text, newline=""), **dialect)  # splitlines() also splits at Unicode separators
     header = next(table, [])
     while True:
@@ -108,7 +109,18 @@ def _parse_table(path: Path, text: str) -> Iterator[dict[str, Any]]:
                 f"{path}, line {table.line_num}, has {len(fields)} fields and the header has {len(header)} "
                 f"({', '.join(header)}); {remedy}"
             )
+        if any(_holds_a_row(field, len(header)) for field in fields):
+            raise ValueError(
+                f"{path}, line {table.line_num}, ends a field with a line break and what looks like another row; "
+                "check the quotes, and write a transcript in one line"
+            )
         yield dict(zip(header, fields, strict=True))
+
+
+def _holds_a_row(field: str, columns: int) -> bool:
+    """Tell whether an unbalanced quote has swallowed a row: a later line of the field has commas enough for one."""
+    _, *lines = field.splitlines() or [""]
+    return any(line.count(",") >= columns - 1 for line in lines)
 
 
 def _parse_json(path: Path, text: str) -> Iterator[dict[str, Any]]:

@@ -43,7 +43,12 @@ def name_audio_files(values: dict[str, list[Any]], audio_column: str, names: Seq
 
 
 def _as_text(column: list[Any]) -> list[str]:
-    return ["" if value is None else value if isinstance(value, str) else str(value) for value in column]
+    return [field_text(value) for value in column]
+
+
+def field_text(value: Any) -> str:
+    """A value as text; "" where it is missing, as None or, in JSON that pandas wrote, NaN."""
+    return "" if value is None or value != value else str(value)
 
 
 def without_decoding(data: Dataset) -> Dataset:

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from datasets import Dataset, DatasetBuilder, load_dataset_builder, load_from_disk
 from datasets.exceptions import DatasetsError
+from datasets.packaged_modules.webdataset.webdataset import WebDataset
 
 from hf_speechft.data.manifests import MANIFEST_SUFFIXES, read_manifest
 from hf_speechft.data.raw_splits import RawSplits, UndecodedAudio, split_role, without_decoding
@@ -53,7 +54,13 @@ def read_source(
     path = find_local(source)
     if path is None:
         with hub_errors(source):
-            return _prepare(open_builder(source, config_name, cache_dir, token))
+            builder = open_builder(source, config_name, cache_dir, token)
+            if isinstance(builder, WebDataset):  # which torchcodec alone could copy
+                raise ValueError(
+                    f"data set {source!r} consists of webdataset tar files; read them with --streaming true, or get "
+                    f"them by `hf download {source} --repo-type dataset --local-dir FOLDER` and give that folder"
+                )
+            return _prepare(builder)
     if path.is_dir():
         return _read_folder(path, audio_column, cache_dir)
     if is_pattern(path) or path.suffix.lower() == ".tar":
@@ -136,6 +143,13 @@ def _audio_folder_splits(folder: Path, audio_column: str | None) -> RawSplits:
     if all(split_role(top) for top in tops):
         order = dict.fromkeys(tops)
         return {split: whole.select([row for row, top in enumerate(tops) if top == split]) for split in order}
+    evaluated = sorted(top for top in set(tops) if split_role(top) in ("validation", "test"))
+    if evaluated:
+        others = ", ".join(sorted(repr(top) for top in set(tops) if not split_role(top)))
+        raise ValueError(
+            f"{metadata} names files in {', '.join(evaluated)}, which are not to be trained on, and in {others}, "
+            "which name no split; move those into train/, or give a manifest for each split"
+        )
     return {"train": whole}
 
 

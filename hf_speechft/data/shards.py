@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import glob
 import hashlib
+import itertools
 import json
 import os
 import re
@@ -20,11 +21,13 @@ from typing import Any
 import fsspec
 from datasets import Audio, Dataset, Features, IterableDataset, Value, load_dataset_builder
 
-from hf_speechft.data.raw_splits import SPLIT_ALIASES, RawSplits, UndecodedAudio, split_role, without_decoding
+from hf_speechft.data.raw_splits import RawSplits, UndecodedAudio, field_text, split_role, without_decoding
 
 SHARD_SUFFIXES = (".parquet", ".tar")
 SOUND_SUFFIXES = {"wav", "flac", "mp3", "ogg", "opus", "m4a", "mp4", "webm", "aac", "aiff", "au"}
 TEXT_SUFFIXES = {"txt", "text", "transcript", "lab"}
+
+LOOKED_AT = 20  # utterances, for the names of columns, which any of them may lack
 
 ShardFiles = dict[str, list[str]]
 
@@ -37,8 +40,8 @@ def find_shards(source: str | os.PathLike) -> ShardFiles:
             `data`, or in a folder for each split.
 
     Returns:
-        Sorted files by split. A split is named by its folder or by how a file's name begins (`train-00000.tar`); all
-        others are of the split "train". Nothing where there are no shards.
+        Sorted files by split. A split is named by a word of a file's name (`train-00000.tar`, `speech-dev-0.tar`) or
+        by its folder; all others are of the split "train". Nothing where there are no shards.
 
     Raises:
         ValueError: There are shards of both kinds, or a pattern that fits nothing.
@@ -69,9 +72,8 @@ def is_pattern(source: str | os.PathLike) -> bool:
 
 
 def _split_of(file: Path) -> str:
-    first_word = re.split(r"[^a-z]", file.name.lower())[0]
-    names = [alias for aliases in SPLIT_ALIASES.values() for alias in aliases]
-    return first_word if first_word in names else file.parent.name if split_role(file.parent.name) else "train"
+    words = [*re.split(r"[^a-z]+", file.name.lower()), file.parent.name]
+    return next((word for word in words if split_role(word)), "train")
 
 
 def read_shards(files: ShardFiles, cache_dir: str | os.PathLike | None = None) -> RawSplits:
@@ -143,21 +145,21 @@ def _tar_features(columns: Sequence[str]) -> Features:
 
 
 def list_columns(file: str) -> tuple[str, ...]:
-    """Name the columns of a webdataset besides `audio`, which are those of its first utterance.
+    """Name the columns of a webdataset besides `audio`, which are those of its first utterances.
 
     Raises:
         ValueError: It is empty, or its first utterance has no sound.
     """
-    first = next(iter_utterances(file), None)
-    if first is None:
+    first = list(itertools.islice(iter_utterances(file), LOOKED_AT))
+    if not first:
         raise ValueError(f"{file} holds no file; a webdataset has one of sound and one of text for each utterance")
-    row, names = first
+    row, names = first[0]
     if row["audio"] is None:
         raise ValueError(
             f"{file} is no webdataset of speech: its first files, {', '.join(names)}, hold no sound; an utterance is "
             "0001.flac and 0001.txt or 0001.json, one after the other"
         )
-    return tuple(name for name in row if name != "audio")
+    return tuple(dict.fromkeys(name for row, _ in first for name in row if name != "audio"))
 
 
 def read_tars(files: Sequence[str], columns: Sequence[str]) -> Iterator[dict[str, Any]]:
@@ -214,4 +216,4 @@ def _add_field(row: dict[str, Any], name: str, suffix: str, content: bytes) -> N
         fields = json.loads(content)
         for field, value in fields.items() if isinstance(fields, dict) else ():
             if field not in ("audio", "utterance_id") and not isinstance(value, (dict, list)):
-                row.setdefault(field, "" if value is None else str(value))
+                row.setdefault(field, field_text(value))

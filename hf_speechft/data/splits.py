@@ -28,7 +28,7 @@ def split_indices(
     """Assign whole speakers to parts so that the parts' sizes come as near to `fractions` as they can.
 
     Where there are fewer speakers than parts, or no speaker is known, utterances are assigned one by one and a
-    warning says so.
+    message says so, as where whole speakers miss the shares by far.
 
     Args:
         utterance_ids: Name of each utterance, unique.
@@ -52,14 +52,16 @@ def split_indices(
     groups = list(speaker_ids)
     if len(speakers) < len(fractions):
         groups = list(utterance_ids)
-        if speakers != {""}:
-            logger.warning(
-                "only %d speaker(s) for the parts %s: they are cut by utterance, so that the same voice is heard in "
-                "training and in the evaluation",
-                len(speakers),
-                ", ".join(fractions),
-            )
-    part_of_group = _assign_groups(_group_sizes(groups, sizes), fractions, seed)
+        known = f"only {len(speakers)} speaker(s)" if any(speakers) else "no speaker is known"
+        logger.log(
+            logging.WARNING if any(speakers) else logging.INFO,
+            "%s for the parts %s: they are cut by utterance, so that the same voice may be heard in training and in "
+            "the evaluation",
+            *(known, ", ".join(fractions)),
+        )
+    group_sizes = _group_sizes(groups, sizes)
+    part_of_group = _assign_groups(group_sizes, fractions, seed)
+    _warn_of_missed_shares(part_of_group, group_sizes, fractions)
     parts: dict[str, list[int]] = {name: [] for name in fractions}
     for index, group in enumerate(groups):
         parts[part_of_group[group]].append(index)
@@ -97,6 +99,18 @@ def _fill(order: list[str], sizes: dict[str, float], fractions: dict[str, float]
         assignment[group] = part
         filled[part] += sizes[group]
     return assignment
+
+
+def _warn_of_missed_shares(assignment: dict[str, str], sizes: dict[str, float], fractions: dict[str, float]) -> None:
+    """Say where whole speakers leave the largest part less than half of what it should have."""
+    largest = max(fractions, key=fractions.__getitem__)
+    share = sum(sizes[name] for name, part in assignment.items() if part == largest) / sum(sizes.values())
+    if share < fractions[largest] / 2:
+        logger.warning(
+            "%s gets %.0f %% of the speech and not %.0f %%, since no speaker is in two parts; give more speakers, or "
+            "splits of your own",
+            *(largest, 100 * share, 100 * fractions[largest]),
+        )
 
 
 def _miss(assignment: dict[str, str], sizes: dict[str, float], fractions: dict[str, float]) -> float:

@@ -19,6 +19,7 @@ _APOSTROPHES = str.maketrans(dict.fromkeys("\u2019\u2018\u02bc\u00b4\u0060\uff07
 UNSPACED_SCRIPTS = ("CJK", "HIRAGANA", "KATAKANA", "THAI", "LAO", "KHMER", "MYANMAR", "TIBETAN", "YI ")
 _LOOSE_APOSTROPHE = re.compile(r"(?<!\w)'|'(?!\w)")
 _SPOKEN_SYMBOLS = {"&": " and ", "%": " percent ", "@": " at "}
+_VARIATION = re.compile("[\ufe00-\ufe0f\U000e0100-\U000e01ef]")  # selectors, invisible as well
 _WORD_BREAKS = re.compile(r"[\s/_\\|~+=\-\u2010-\u2015\u2212]|\.{2,}")
 
 
@@ -59,7 +60,7 @@ def normalize_basic(text: str) -> str:
     >>> normalize_basic("Größere Cobb-Werte…")
     'größere cobb werte'
     """
-    text = unicodedata.normalize("NFKC", text.translate(_APOSTROPHES)).lower()
+    text = unicodedata.normalize("NFKC", text.translate(_APOSTROPHES)).replace("İ", "i").lower()
     text = unicodedata.normalize("NFKC", text)  # lower-casing can leave letters decomposed
     text = "".join(_kept_or_space(character) for character in text)
     return _collapse(text)
@@ -165,8 +166,8 @@ def _kept_or_space(character: str) -> str:
     if character == "'":
         return character
     category = unicodedata.category(character)
-    if category == "Cf":  # invisible: direction marks, joiners, soft hyphens, byte-order marks
-        return ""
+    if category in ("Cf", "Me") or _VARIATION.match(character):
+        return ""  # direction marks, joiners, soft hyphens, byte-order marks; what makes signs coloured or framed
     return character if category[0] in "LMN" else " "
 
 

@@ -111,7 +111,8 @@ def _has_common_voice_tables(folder: Path) -> bool:
 def _read_common_voice_split(table: Path) -> Dataset:
     rows = parse_manifest(table)
     names = [row["path"] for row in rows]
-    values = {name: [row[name] for row in rows] for name in ("sentence", "client_id")}
+    columns = [name for name in rows[0] if name != "path"] if rows else ["sentence", "client_id"]
+    values = {name: [row[name] for row in rows] for name in columns}  # accents and the like, too
     values["audio"] = [str(table.parent / "clips" / name) for name in names]
     return name_audio_files(values, "audio", names)
 

@@ -150,6 +150,23 @@ def test_load_corpus_named_splits_are_joined_or_reported(tmp_path):
         load_corpus(tmp_path)
 
 
+def test_load_corpus_validates_on_nothing_that_is_trained_on_or_tested(tmp_path):
+    audio_folder(tmp_path, splits=("train", "dev", "test"))
+    joined = load_corpus(tmp_path, train_split="train+validation")
+    assert names(joined["train"]) | names(joined["validation"]) == {
+        f"{s}{n}.wav" for s in ("train", "dev") for n in range(4)
+    }
+    assert not names(joined["train"]) & names(joined["validation"])
+    assert names(joined["test"]) == {f"test{n}.wav" for n in range(4)}
+    tested = load_corpus(tmp_path, test_split="dev")
+    assert names(tested["test"]) == {f"dev{n}.wav" for n in range(4)}
+    assert names(tested["train"]) | names(tested["validation"]) == {f"train{n}.wav" for n in range(4)}
+    same = load_corpus(tmp_path, validation_split="dev", test_split="dev")  # as asked for
+    assert names(same["validation"]) == names(same["test"])
+    with pytest.raises(ValueError, match="--validation_split dev is trained on too; name another, or leave it out"):
+        load_corpus(tmp_path, train_split="train+dev", validation_split="dev")
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -395,13 +412,17 @@ def _fail_for(name, read):
     return fail
 
 
-def test_load_corpus_saved_dataset_again_takes_durations_from_the_cache_of_datasets(tmp_path, header_reads):
+def test_load_corpus_saved_dataset_is_not_written_into_and_its_durations_are_kept(tmp_path, header_reads):
     write_clip(tmp_path / "a.wav")
     split = Dataset.from_dict({"audio": [str(tmp_path / "a.wav")] * 4, "text": ["word"] * 4})
     split = split.cast_column("audio", Audio(decode=False))
     DatasetDict({name: split for name in ("train", "validation", "test")}).save_to_disk(tmp_path / "saved")
-    assert header_reads(tmp_path / "saved")[0] == 12
+    before = sorted((tmp_path / "saved").rglob("*"))
+    assert header_reads(tmp_path / "saved")[0] == 4  # the splits are equal
     assert header_reads(tmp_path / "saved") == (0, [0.5] * 4)
+    (tmp_path / "other").write_text("a file")
+    load_corpus(tmp_path / "saved", cache_dir=tmp_path / "other")
+    assert sorted((tmp_path / "saved").rglob("*")) == before
 
 
 def test_load_corpus_where_the_cache_cannot_be_written_reads_the_headers(tmp_path, header_reads):

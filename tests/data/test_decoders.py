@@ -126,6 +126,33 @@ def test_wav_from_a_pipe_with_unknown_length_is_read(claimed_bytes, tmp_path):
             load_audio(path, RATE_HZ)
 
 
+@pytest.mark.parametrize(("too_many_bytes", "is_read"), [(36, True), (4_000, False)])
+def test_wav_whose_header_counts_itself_is_read_and_one_that_is_cut_off_is_not(too_many_bytes, is_read, tmp_path):
+    path = write(tmp_path, "wav")
+    content = bytearray(path.read_bytes())
+    place = content.index(b"data") + 4
+    content[place : place + 4] = struct.pack(
+        "<I", int.from_bytes(content[place : place + 4], "little") + too_many_bytes
+    )
+    path.write_bytes(content)
+    if is_read:
+        assert len(load_audio(path, RATE_HZ)) == 48_000
+    else:
+        with pytest.raises(AudioError, match="truncated"):
+            load_audio(path, RATE_HZ)
+
+
+def test_flac_from_a_pipe_with_unknown_length_is_read(tmp_path):
+    path = write(tmp_path, "flac")
+    expected = load_audio(path, RATE_HZ)
+    content = bytearray(path.read_bytes())
+    content[21] &= 0xF0  # the 36 bits of STREAMINFO that count samples
+    content[22:26] = bytes(4)
+    path.write_bytes(content)
+    np.testing.assert_array_equal(load_audio(path, RATE_HZ), expected)
+    assert audio_duration_s(path) == pytest.approx(DURATION_S)
+
+
 def test_wav_with_a_chunk_behind_its_samples_is_read(tmp_path):
     path = write(tmp_path, "wav")
     path.write_bytes(path.read_bytes() + b"LIST" + struct.pack("<I", 4) + b"INFO")

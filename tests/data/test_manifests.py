@@ -3,9 +3,11 @@
 import json
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import soundfile
 from datasets import Audio, Dataset
+from pyarrow import parquet as pq
 
 from hf_speechft.data.manifests import read_manifest
 
@@ -99,6 +101,25 @@ def test_read_manifest_nemo_columns_are_read(clips):
     assert paths_of(split, "audio_filepath") == [str(clips / "a.wav")]
 
 
+def test_read_manifest_transcript_of_two_lines_is_one(clips):
+    (clips / "m.csv").write_text('audio,text,speaker\na.wav,"one\ntwo, three",s\n')
+    assert read_manifest(clips / "m.csv")["text"][:] == ["one\ntwo, three"]
+
+
+def test_read_manifest_nan_of_pandas_is_a_missing_value(clips):
+    (clips / "m.jsonl").write_text('{"audio": "a.wav", "text": NaN}\n{"audio": "b.wav", "text": "nan"}\n')
+    assert read_manifest(clips / "m.jsonl")["text"][:] == ["", "nan"]
+
+
+def test_read_manifest_parquet_looks_at_the_audio_column_alone(clips):
+    rows = {"audio": ["a.wav"], "text": ["one"], "tags": [["x", "y"]]}
+    Dataset.from_dict(rows).to_parquet(clips / "names.parquet")
+    assert paths_of(read_manifest(clips / "names.parquet")) == [str(clips / "a.wav")]
+    pq.write_table(pa.table({"audio": [(clips / "a.wav").read_bytes()], "text": ["one"]}), clips / "bytes.parquet")
+    sound = read_manifest(clips / "bytes.parquet").cast_column("audio", Audio(decode=False))["audio"][0]
+    assert sound["bytes"] == (clips / "a.wav").read_bytes()
+
+
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
@@ -108,6 +129,9 @@ def test_read_manifest_nemo_columns_are_read(clips):
         ("m.csv", "audio,text\n", "has no rows"),
         ("m.csv", "", "has no rows"),
         ("m.csv", 'audio,text\na.wav,"' + "word " * 30_000, r"m\.csv, line 2, cannot be parsed: field larger"),
+        ("m.csv", 'audio,text\na.wav,"I am\nb.wav,two\n', r"m\.csv, line 3, cannot be parsed: unexpected end of data"),
+        ("m.csv", 'audio,text\na.wav,"I am\nb.wav,here"\n', "line 3, ends a field with a line break and what looks"),
+        ("m.csv", 'audio,text\na.wav,"I" am\n', "line 2, cannot be parsed: ',' expected after"),
         ("m.csv", "sound,text\na.wav,one\n", "no column with the audio files' names; its columns are sound, text"),
         ("m.jsonl", '{"audio": "a.wav"}\n{"audio": \n', r"m\.jsonl, line 2, is not JSON"),
         ("m.json", '[{"audio": "a.wav"},\n{"audio" "b.wav"}]', r"m\.json, line 2, is not JSON"),

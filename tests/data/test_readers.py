@@ -8,6 +8,7 @@ import pytest
 import soundfile
 from datasets import Audio, Dataset, DatasetDict
 
+from hf_speechft.data import readers
 from hf_speechft.data.readers import read_source
 
 
@@ -39,6 +40,22 @@ def test_read_source_one_metadata_file_for_all_splits_is_cut_by_folder(clips):
         "train": ["one", "three"],
         "test": ["two"],
     }
+
+
+def test_read_source_root_metadata_with_splits_and_other_folders_raises(clips):
+    (clips / "metadata.csv").write_text("file_name,text\ntrain/a.wav,one\ndev/b.wav,two\nextra/c.wav,three\nd.wav,x\n")
+    with pytest.raises(
+        ValueError, match="names files in dev, which are not to be trained on, and in '', 'extra', which"
+    ):
+        read_source(clips)
+
+
+def test_read_source_webdataset_of_the_hub_raises_with_what_to_do(monkeypatch):
+    monkeypatch.setattr(readers, "open_builder", lambda *_: object.__new__(readers.WebDataset))
+    with pytest.raises(
+        ValueError, match="lab/speech' consists of webdataset tar files; .*--streaming true, or get them"
+    ):
+        read_source("lab/speech")
 
 
 def test_read_source_root_metadata_with_speaker_folders_is_one_split(clips):

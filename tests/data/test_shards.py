@@ -65,15 +65,16 @@ def parquets(tmp_path):
 
 
 def test_find_shards_tells_splits_by_file_and_folder(tmp_path):
-    for name in ("train-0.tar", "train_1.tar", "data/dev-0.tar", "test/000.tar", "extra/000.tar", "speech-0.tar"):
+    files = ("train-0.tar", "train_1.tar", "data/dev-0.tar", "test/000.tar", "extra/000.tar", "speech-0.tar")
+    for name in (*files, "speech-dev-1.tar", "cv_test_0.tar", "latest-0.tar"):
         write_tar(tmp_path / name, [])
     found = {
         split: [file.removeprefix(f"{tmp_path}/") for file in files] for split, files in find_shards(tmp_path).items()
     }
     assert found == {
-        "train": ["speech-0.tar", "train-0.tar", "train_1.tar"],
-        "dev": ["data/dev-0.tar"],
-        "test": ["test/000.tar"],
+        "train": ["latest-0.tar", "speech-0.tar", "train-0.tar", "train_1.tar"],
+        "dev": ["speech-dev-1.tar", "data/dev-0.tar"],
+        "test": ["cv_test_0.tar", "test/000.tar"],
     }
 
 
@@ -141,6 +142,16 @@ def test_read_tars_missing_sound_text_and_other_files_are_told_apart(tmp_path):
         ("a/3", "", ""),
     ]
     assert [row["audio"]["path"] for row in rows] == ["a/1.flac", None, "a/3.wav"]
+
+
+def test_read_shards_columns_are_those_of_any_of_the_first_utterances(tmp_path):
+    files = [("a.flac", encode()), *utterance("b", "two", speaker_id="s", note=None), *utterance("c", "three")]
+    found = read_shards({"train": [str(write_tar(tmp_path / "x.tar", files))]}, tmp_path / "cache")["train"]
+    assert (found["text"][:], found["speaker_id"][:], found["note"][:]) == (
+        ["", "two", "three"],
+        ["", "s", ""],
+        [""] * 3,
+    )
 
 
 def test_stream_shards_tar_without_sound_or_that_is_none_raises(tmp_path):

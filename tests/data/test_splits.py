@@ -75,10 +75,19 @@ def test_split_indices_two_speakers_are_cut_by_utterance_with_a_warning(caplog):
     assert "only 2 speaker(s) for the parts train, validation, test: they are cut by utterance" in caplog.text
 
 
-def test_split_indices_no_speakers_are_cut_by_utterance_without_a_warning(caplog):
+def test_split_indices_no_speakers_are_cut_by_utterance_which_is_said(caplog):
+    caplog.set_level(logging.INFO, "hf_speechft.data.splits")
     parts = split_indices([str(number) for number in range(20)], [""] * 20, [1.0] * 20, FRACTIONS)
     assert {name: len(indices) for name, indices in parts.items()} == {"train": 16, "validation": 2, "test": 2}
+    assert [record.levelname for record in caplog.records] == ["INFO"]
+    assert "no speaker is known for the parts train, validation, test: they are cut by utterance" in caplog.text
+
+
+def test_split_indices_speakers_that_miss_the_shares_by_far_are_said(caplog):
+    split_indices(*corpus(10, 2), FRACTIONS)
     assert not caplog.records
+    split_indices(*corpus(3, 10), FRACTIONS)
+    assert "train gets 33 % of the speech and not 80 %, since no speaker is in two parts; give more" in caplog.text
 
 
 @pytest.mark.parametrize("size", [0.0, math.nan])

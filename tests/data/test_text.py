@@ -33,6 +33,9 @@ from hf_speechft.data.text import (
         ("नमस्ते, दुनिया।", "नमस्ते दुनिया"),
         ("\u200fنعم\u200e \ufeffsoft\u00adhyphen", "نعم softhyphen"),
         ("21 °C & 50%", "21 c 50"),
+        ("İyi günler, IŞIK", "iyi günler işik"),
+        ("love it \u2764\ufe0f", "love it"),
+        ("1\ufe0f\u20e3", "1"),  # a digit in a frame
         ("'", ""),
         ("...!?", ""),
         ("", ""),

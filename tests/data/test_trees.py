@@ -46,6 +46,7 @@ def test_read_tree_common_voice_keeps_quotes_speakers_and_splits(tmp_path):
     assert list(splits) == ["train", "dev", "test"]
     assert splits["dev"]["sentence"][:] == ['"Habari" ya asubuhi, bwana.', "Ndiyo!", 'Alisema: "sawa']
     assert splits["dev"]["client_id"][:] == ["speaker-dev-0", "speaker-dev-1", "speaker-dev-0"]
+    assert {"age", "gender", "accents", "locale"} <= set(splits["train"].column_names)  # classes to balance
     assert splits["dev"]["utterance_id"][0] == "common_voice_sw_dev0.wav"
     assert splits["dev"][0]["audio"]["path"] == str(tmp_path / "sw" / "clips" / "common_voice_sw_dev0.wav")
 
