@@ -14,6 +14,7 @@ MODEL_FILES = {
     "modeling_speechbert.py",
     "normalization_speechbert.py",
     "padding_speechbert.py",
+    "pretrained_speechbert.py",
     "processing_speechbert.py",
     "processor_config.json",
     "spec_augment_speechbert.py",

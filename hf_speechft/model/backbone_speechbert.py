@@ -290,5 +290,6 @@ def copy_embedding_rows(head: nn.Linear, embeddings: torch.Tensor, checkpoint_id
 
 
 def _from_config(text_config: PreTrainedConfig) -> PreTrainedModel:
-    text_model = AutoModel.from_config(text_config)
+    # In the type that is being loaded into, as front-end and head are, and not in that of the checkpoint's own files.
+    text_model = AutoModel.from_config(text_config, dtype=torch.get_default_dtype())
     return text_model.get_encoder() if text_config.is_encoder_decoder else text_model

@@ -6,6 +6,7 @@ The text checkpoint's own configuration stays whole in `backbone_config`; the fi
 
 import copy
 import math
+from typing import Any
 
 from transformers import AutoConfig, PreTrainedConfig
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
@@ -125,6 +126,12 @@ class SpeechBertConfig(PreTrainedConfig):
             self.backbone_config.is_decoder = self.attention == "causal"  # what masks of encoders follow
         self._check_lookahead()
         self.backbone_config.use_cache = False
+
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> "SpeechBertConfig":
+        """Make a configuration of a dictionary; fields among the other arguments are checked and followed too."""
+        given = {name: kwargs.pop(name) for name in set(kwargs) & set(cls.__annotations__)}
+        return super().from_dict(config_dict | given, **kwargs)
 
     def _check_lookahead(self) -> None:
         step_ms = 1000 * self.inputs_to_logits_ratio / self.sampling_rate

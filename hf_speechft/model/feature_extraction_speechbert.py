@@ -234,6 +234,8 @@ class SpeechBertFeatureExtractor(SequenceFeatureExtractor):
                 f"num_mel_bins={self.num_mel_bins} differs from feature_size={self.feature_size}; for "
                 f"feature_type={self.feature_type!r} set feature_size only"
             )
+        if self.padding_side == "left":
+            logger.warning_once("padding_side is 'left', and a SpeechBERT takes padding there for sound; use 'right'.")
         mels, bins = self.mel_filters_used, self.fft_length // 2
         if not 1 <= self.feature_size <= mels:
             raise ValueError(f"feature_size={self.feature_size} cepstra need 1 <= feature_size <= num_mel_bins={mels}")

@@ -42,6 +42,11 @@ class Frontend(nn.Module):
         self.output_norm = nn.LayerNorm(config.embedding_size)
 
     @property
+    def dtype(self) -> torch.dtype:
+        """Type that it computes in: its norm's, since quantisation gives the weights of other layers other types."""
+        return self.output_norm.weight.dtype
+
+    @property
     def first_step_frames(self) -> int:
         """Frames that the first causal step hears without look-ahead; each further step hears `subsampling` more."""
         return self.subsampling

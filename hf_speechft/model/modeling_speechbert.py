@@ -12,8 +12,7 @@ from pathlib import Path
 
 import torch
 from torch import nn
-from transformers import AutoConfig, Cache, PreTrainedModel
-from transformers import initialization as init
+from transformers import AutoConfig, Cache
 from transformers.modeling_outputs import BaseModelOutput, CausalLMOutput
 from transformers.processing_utils import Unpack
 from transformers.utils import TransformersKwargs
@@ -25,7 +24,6 @@ from .backbone_speechbert import (
     check_streaming,
     check_text_model,
     copy_embedding_rows,
-    layer_classes,
     load_backbone,
     load_stretched,
     position_limit,
@@ -37,13 +35,10 @@ from .configuration_speechbert import SpeechBertConfig
 from .ctc_speechbert import blank_padding, ctc_loss, inconsistency, needed_steps
 from .frontend_speechbert import build_frontend, match_embedding_scale
 from .padding_speechbert import FrontendPast, count_frames, length_mask, output_lengths
+from .pretrained_speechbert import SpeechBertPreTrainedModel
 from .spec_augment_speechbert import mask_features, warp_frequencies
 
 CACHE_NAMES = ("cache", "past_key_values")  # of transformers 5.24, and of 5.17
-AUTO_MODELS = {
-    "AutoModel": "modeling_speechbert.SpeechBertModel",
-    "AutoModelForCTC": "modeling_speechbert.SpeechBertForCTC",
-}
 
 
 @dataclass
@@ -59,59 +54,6 @@ class SpeechBertPast:
     frontend: FrontendPast = field(default_factory=FrontendPast)
     key_values: dict[str, Cache] = field(default_factory=dict)
     steps: int = 0
-
-
-class SpeechBertPreTrainedModel(PreTrainedModel):
-    """What both models share with the library: names, capabilities, initial weights."""
-
-    config_class = SpeechBertConfig
-    base_model_prefix = "speechbert"
-    main_input_name = "input_features"
-    input_modalities = ("audio",)
-    accepts_loss_kwargs = False
-    supports_gradient_checkpointing = True
-    _supports_sdpa = True
-    _supports_flash_attn = True
-    _supports_flex_attn = True
-    _supports_attention_backend = True
-
-    def post_init(self) -> None:
-        """Name what FSDP wraps one by one and `device_map` keeps together: the front-end and the body's layers.
-
-        The library joins what each part names in its class, where some families name nothing and others name what
-        this model lacks, which FSDP takes for an error.
-        """
-        super().post_init()
-        base = getattr(self, self.base_model_prefix, self)
-        present = {type(module).__name__ for module in self.modules()}
-        named = present.intersection(self._no_split_modules or ())
-        self._no_split_modules = named | {type(base.frontend).__name__} | layer_classes(base.backbone)
-
-    def _init_weights(self, module: nn.Module) -> None:
-        super()._init_weights(module)
-        if isinstance(module, nn.LSTM):
-            bound = module.hidden_size**-0.5
-            for parameter in module.parameters():
-                init.uniform_(parameter, -bound, bound)
-
-    def save_pretrained(self, *args: object, **kwargs: object) -> None:
-        """Save as every `PreTrainedModel`; where this code is saved too, each Auto class finds its model there."""
-        if self._auto_class is not None:
-            self.config.auto_map = {**(getattr(self.config, "auto_map", None) or {}), **AUTO_MODELS}
-        given = type(self)
-        if given.__name__.startswith("FSDP"):  # derived by torch's FSDP2, whose code would be saved in place of this
-            self.__class__ = given.__bases__[-1]
-        try:
-            super().save_pretrained(*args, **kwargs)
-        finally:
-            self.__class__ = given
-
-    def get_input_embeddings(self) -> nn.Module:
-        """The front-end: what stands in the place of word embeddings."""
-        return getattr(self, self.base_model_prefix, self).frontend
-
-    def _get_feat_extract_output_lengths(self, frame_lengths: torch.Tensor | int) -> torch.Tensor | int:
-        return output_lengths(frame_lengths, self.config.subsampling)
 
 
 class SpeechBertModel(SpeechBertPreTrainedModel):
@@ -145,17 +87,25 @@ class SpeechBertModel(SpeechBertPreTrainedModel):
             ValueError: The features have another width than the model takes, or make more steps than the
                 checkpoint has positions for.
         """
-        _, frames, mels = input_features.shape
+        batch, frames, mels = input_features.shape
         self._check_width(mels)
+        if attention_mask is not None and attention_mask.shape != (batch, frames):
+            raise ValueError(
+                f"attention_mask has the shape {tuple(attention_mask.shape)}; features of {(batch, frames, mels)} "
+                f"need {(batch, frames)}, one number for each frame"
+            )
         self._check_steps(output_lengths(frames, self.config.subsampling))
         frame_lengths = count_frames(input_features, attention_mask)
-        features = input_features.to(self.frontend.projection.weight.dtype)
+        features = input_features.to(self.frontend.dtype)
         if self.training and self.config.apply_spec_augment:
             if self.config.frequency_warp:
                 features = warp_frequencies(features, self.config.frequency_warp, self.config.sampling_rate)
             features = mask_features(features, frame_lengths, self.config)
         hidden = self.frontend(features, frame_lengths)  # (batch, steps, hidden)
         step_lengths = output_lengths(frame_lengths, self.config.subsampling)
+        for name in ("output_hidden_states", "output_attentions"):
+            if kwargs.get(name) is None:
+                kwargs[name] = getattr(self.config, name)
         outputs = self.backbone(
             inputs_embeds=hidden,
             attention_mask=length_mask(step_lengths, hidden.shape[1]).long(),  # (batch, steps)
@@ -179,7 +129,7 @@ class SpeechBertModel(SpeechBertPreTrainedModel):
         """
         check_streaming(self.config)
         self._check_width(input_features.shape[2])
-        hidden = self.frontend.stream(input_features.to(self.frontend.projection.weight.dtype), past.frontend, is_last)
+        hidden = self.frontend.stream(input_features.to(self.frontend.dtype), past.frontend, is_last)
         batch, steps, _ = hidden.shape
         if steps == 0:
             return hidden.new_empty(batch, 0, self.config.output_size)
@@ -291,7 +241,7 @@ class SpeechBertForCTC(SpeechBertPreTrainedModel):
         input_features: torch.Tensor,
         attention_mask: torch.Tensor | None = None,
         labels: torch.Tensor | None = None,
-        middle_labels: torch.Tensor | None = None,
+        middle_targets: torch.Tensor | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> CausalLMOutput:
         """Compute logits and, where labels are given, the CTC loss.
@@ -300,7 +250,7 @@ class SpeechBertForCTC(SpeechBertPreTrainedModel):
             input_features: `(batch, frames, mels)`, padded on the right.
             attention_mask: `(batch, frames)`, 1 where a frame is real; `None` where all are.
             labels: `(batch, tokens)` unit ids, padded with -100.
-            middle_labels: What the middle layer learns in training if `config.intermediate_ctc_weight` is above 0,
+            middle_targets: What the middle layer learns in training if `config.intermediate_ctc_weight` is above 0,
                 in units of the same vocabulary, such as `tokenizer.spell(labels)`; `labels` by default. The middle
                 layer learns nothing from utterances that have fewer steps than these need.
             **kwargs: Arguments of the text transformer.
@@ -314,10 +264,10 @@ class SpeechBertForCTC(SpeechBertPreTrainedModel):
                 labels need.
         """
         if not self.training or labels is None or self.config.consistency_weight == 0:
-            return self._forward(input_features, attention_mask, labels, middle_labels, **kwargs)
+            return self._forward(input_features, attention_mask, labels, middle_targets, **kwargs)
         twice = [
             None if tensor is None else torch.cat([tensor, tensor])
-            for tensor in (input_features, attention_mask, labels, middle_labels)
+            for tensor in (input_features, attention_mask, labels, middle_targets)
         ]  # as one batch: in training each row has masks of its own
         both = self._forward(*twice, **kwargs)
         logits, other = both.logits.chunk(2)
@@ -336,7 +286,7 @@ class SpeechBertForCTC(SpeechBertPreTrainedModel):
         input_features: torch.Tensor,
         attention_mask: torch.Tensor | None,
         labels: torch.Tensor | None,
-        middle_labels: torch.Tensor | None,
+        middle_targets: torch.Tensor | None,
         output_hidden_states: bool | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> CausalLMOutput:
@@ -344,7 +294,10 @@ class SpeechBertForCTC(SpeechBertPreTrainedModel):
         wanted = self.config.output_hidden_states if output_hidden_states is None else output_hidden_states
         middle_share = self.config.intermediate_ctc_weight if self.training and labels is not None else 0.0
         outputs = self.speechbert(
-            input_features, attention_mask, output_hidden_states=wanted or middle_share > 0, **kwargs
+            input_features,
+            attention_mask,
+            output_hidden_states=wanted or middle_share > 0,
+            **kwargs | {"return_dict": True},
         )
         logits = self.head(self.dropout(outputs.last_hidden_state))  # (batch, steps, vocab)
         step_lengths = self.step_lengths(input_features, attention_mask)
@@ -352,19 +305,44 @@ class SpeechBertForCTC(SpeechBertPreTrainedModel):
         if labels is not None:
             loss = ctc_loss(logits, step_lengths, labels, self.config)
         if middle_share > 0:
-            middle_labels = labels if middle_labels is None else middle_labels
-            fits = needed_steps(middle_labels) <= step_lengths
+            middle_targets = labels if middle_targets is None else middle_targets
+            fits = needed_steps(middle_targets) <= step_lengths
             middle = outputs.hidden_states[len(outputs.hidden_states) // 2][fits]
             middle = nn.functional.layer_norm(middle, middle.shape[-1:])  # some checkpoints norm after the last layer
             logits_there = self.head(self.dropout(middle))
             loss = (1 - middle_share) * loss
             if fits.any():
                 loss = loss + middle_share * ctc_loss(
-                    logits_there, step_lengths[fits], middle_labels[fits], self.config
+                    logits_there, step_lengths[fits], middle_targets[fits], self.config
                 )
         if attention_mask is not None and not self.training:
             logits = blank_padding(logits, step_lengths, self.config.pad_token_id)
         return CausalLMOutput(loss, logits, outputs.hidden_states if wanted else None, outputs.attentions)
+
+    @torch.no_grad()
+    def resize_token_embeddings(self, new_num_tokens: int | None = None, *_: object, **__: object) -> nn.Module:
+        """Give the head rows for units that were added; they start as unlikely as its least likely unit.
+
+        Args:
+            new_num_tokens: Units in all, such as `len(tokenizer)`; `None` changes nothing.
+
+        Returns:
+            The head: word embeddings there are none.
+
+        Raises:
+            ValueError: There would be fewer units than before.
+        """
+        old, size = self.head, new_num_tokens or self.config.vocab_size
+        if size < old.out_features:
+            raise ValueError(f"{size} units are fewer than the model's {old.out_features}; none can be taken away")
+        if size > old.out_features:
+            self.head = nn.Linear(old.in_features, size, device=old.weight.device, dtype=old.weight.dtype)
+            self._init_weights(self.head)
+            self.head.weight[: old.out_features] = old.weight
+            self.head.bias[:] = old.bias.min()
+            self.head.bias[: old.out_features] = old.bias
+            self.config.vocab_size = size
+        return self.head
 
     @torch.no_grad()
     def generate(
@@ -383,7 +361,7 @@ class SpeechBertForCTC(SpeechBertPreTrainedModel):
         Returns:
             Ids `(batch, steps)`, blank behind an utterance's end; `processor.batch_decode` makes text of them.
         """
-        logits = self(input_features, attention_mask, **kwargs).logits
+        logits = self(input_features, attention_mask, **kwargs | {"return_dict": True}).logits
         step_lengths = self.step_lengths(input_features, attention_mask)
         return blank_padding(logits, step_lengths, self.config.pad_token_id).argmax(dim=-1)
 

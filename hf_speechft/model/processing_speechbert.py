@@ -120,6 +120,24 @@ class SpeechBertProcessor(ProcessorMixin):
             rows = [[IGNORED_LABEL] for _ in rows]
         return BatchFeature({"labels": rows}, tensor_type=return_tensors)["labels"]
 
+    def pad(self, input_features: object = None, labels: object = None, **kwargs: object) -> BatchFeature:
+        """Pad what was made before, as the collators of transformers' CTC examples do.
+
+        Args:
+            input_features: Dictionaries with `input_features (frames, mels)`, as a call on a single clip gives them.
+            labels: Dictionaries with `input_ids (tokens,)`.
+            **kwargs: Arguments of the feature extractor's and the tokenizer's `pad`.
+
+        Returns:
+            `input_features` and `attention_mask`, the tokenizer's `input_ids`, or with both the latter as `labels`.
+        """
+        if input_features is None:
+            return self.tokenizer.pad(labels, **kwargs)
+        batch = self.feature_extractor.pad(input_features, **kwargs)
+        if labels is not None:
+            batch["labels"] = self.tokenizer.pad(labels, **kwargs)["input_ids"]
+        return batch
+
     def decode(self, *args: object, **kwargs: object) -> object:
         """Text of one id sequence; see `SpeechBertTokenizer.decode`."""
         return self.tokenizer.decode(*args, **kwargs)

@@ -80,10 +80,13 @@ class SpeechBertTokenizer(PreTrainedTokenizer):
         """Cut text greedily into the longest known units; a character that is in none becomes `<unk>`."""
         words = text.replace(WORD_START, " ").split()
         sentence = WORD_START + WORD_START.join(words) if words else ""
+        added = self.added_tokens_encoder.keys() - set(self.all_special_tokens)
+        known = self.text_units | added if added else self.text_units
+        longest = max(self.longest_unit, *map(len, added)) if added else self.longest_unit
         units, start = [], 0
         while start < len(sentence):
-            for end in range(min(len(sentence), start + self.longest_unit), start, -1):
-                if sentence[start:end] in self.text_units:
+            for end in range(min(len(sentence), start + longest), start, -1):
+                if sentence[start:end] in known:
                     units.append(sentence[start:end])
                     break
             else:

@@ -12,7 +12,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from torch import nn
 from transformers import AutoConfig, PreTrainedConfig
 
 from hf_speechft import SpeechBertConfig, SpeechBertForCTC, SpeechBertProcessor, SpeechBertTokenizer
@@ -218,18 +217,5 @@ def _load_recogniser(
             "again"
         )
     if len(processor.tokenizer) > config.vocab_size:
-        grow_head(recogniser, len(processor.tokenizer))
+        recogniser.resize_token_embeddings(len(processor.tokenizer))
     return recogniser
-
-
-@torch.no_grad()
-def grow_head(recogniser: SpeechBertForCTC, vocab_size: int) -> None:
-    """Give the head rows for units that were added; they start as unlikely as its least likely unit."""
-    old = recogniser.head
-    head = nn.Linear(old.in_features, vocab_size)
-    recogniser._init_weights(head)
-    head.weight[: old.out_features] = old.weight
-    head.bias[:] = old.bias.min()
-    head.bias[: old.out_features] = old.bias
-    recogniser.head = head
-    recogniser.config.vocab_size = vocab_size

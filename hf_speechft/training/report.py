@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 
 import hf_speechft
+from hf_speechft.data.corpora import is_demo
 from hf_speechft.scoring.bootstrap import bootstrap_interval, paired_bootstrap
 from hf_speechft.scoring.curves import plot_training_curves
 from hf_speechft.scoring.metrics import ErrorCounts, count_errors, total
@@ -209,6 +210,7 @@ def _card_facts(arguments: Arguments, facts: RunFacts, results: Sequence[ResultF
         text_checkpoint=MINILM_ON_THE_HUB if packaged else model.model_name_or_path,
         dataset_name=Path(data.dataset).name if Path(data.dataset).exists() else data.dataset,
         repo_id=training.hub_model_id,
+        dataset_id=None if Path(data.dataset).exists() or is_demo(data.dataset) else data.dataset,
         dataset_config=data.dataset_config_name,
         splits=facts.splits,
         results=results,

@@ -272,7 +272,7 @@ class SpeechTrainer(Trainer):
         """
         inputs, readable = keep_readable(inputs)
         if self.spells_middle:
-            inputs["middle_labels"] = self.processing_class.tokenizer.spell(inputs["labels"])
+            inputs["middle_targets"] = self.processing_class.tokenizer.spell(inputs["labels"])
         loss, outputs = super().compute_loss(model, inputs, return_outputs=True)
         if num_items_in_batch is not None:
             batches = self.args.world_size * self.current_gradient_accumulation_steps

@@ -158,3 +158,14 @@ def test_config_of_another_attention_leaves_the_given_one_alone(gpt2_config):
     SpeechBertConfig(backbone_config=gpt2_config, attention="bidirectional")
     assert gpt2_config.to_dict() == before
     assert SpeechBertConfig(backbone_config=gpt2_config).attention == "causal"
+
+
+def test_fields_given_while_loading_are_checked_and_followed(gpt2_config, tmp_path):
+    SpeechBertConfig(backbone_config=gpt2_config).save_pretrained(tmp_path)
+    for load in (SpeechBertConfig.from_pretrained, AutoConfig.from_pretrained):
+        for wrong in ({"subsampling": 3}, {"mask_time_length": 0}, {"frequency_warp": 2.0}):
+            with pytest.raises(ValueError, match=next(iter(wrong))):
+                load(tmp_path, **wrong)
+        config, unused = load(tmp_path, attention="bidirectional", unknown=1, return_unused_kwargs=True)
+        assert (config.backbone_config.is_causal, unused) == (False, {"unknown": 1})
+        assert load(tmp_path, output_hidden_states=True).output_hidden_states

@@ -10,6 +10,7 @@ from transformers import (
     AutoModel,
 )
 from transformers.loss.loss_ctc import ForCTCLoss
+from transformers.utils.generic import find_labels
 
 from hf_speechft import SpeechBertConfig, SpeechBertForCTC, SpeechBertModel
 from hf_speechft.model.ctc_speechbert import ctc_loss, inconsistency
@@ -194,6 +195,69 @@ def test_eager_attentions_and_hidden_states_are_returned():
     assert (outputs.attentions[0][1, :, :, 3:] == 0).all()
 
 
+def test_what_the_configuration_asks_for_is_returned():
+    for model_class, names in [(SpeechBertForCTC, ["logits"]), (SpeechBertModel, ["last_hidden_state"])]:
+        model = make_model(implementation="eager", model_class=model_class)
+        features, mask = make_batch(30, 13)
+        assert list(model(features, mask)) == names
+        model.config.output_hidden_states = model.config.output_attentions = True
+        assert list(model(features, mask)) == [*names, "hidden_states", "attentions"]
+        model.config.return_dict = False
+        assert [type(part) for part in model(features, mask)] == [torch.Tensor, tuple, tuple]
+    model = make_model(return_dict=False)
+    assert model.generate(features, mask).shape == (2, 8)
+    assert len(model(features, mask, labels=torch.tensor([[3], [4]]))) == 2
+
+
+def test_stock_trainer_finds_labels_and_nothing_else():
+    assert find_labels(SpeechBertForCTC) == ["labels"]
+
+
+def test_forward_mask_of_another_shape_raises():
+    features, mask = make_batch(30, 13)
+    for wrong in (mask[:, :-1], mask[:1], mask[..., None]):
+        with pytest.raises(
+            ValueError, match=r"attention_mask has the shape .*; features of \(2, 30, 8\) need \(2, 30\)"
+        ):
+            make_model()(features, wrong)
+
+
+def test_body_has_the_type_of_front_end_and_head_whatever_the_checkpoint_was_saved_in():
+    backbone = gpt2_config()
+    backbone.dtype = torch.bfloat16  # as the configurations of Llama and Qwen have it
+    model = SpeechBertForCTC(SpeechBertConfig(backbone_config=backbone, vocab_size=VOCAB, num_mel_bins=MELS))
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
+    assert model(*make_batch(30, 13)).logits.dtype == torch.float32
+
+
+@pytest.mark.filterwarnings("ignore:.*quantiz.*")
+@every_frontend
+def test_dynamically_quantised_linear_layers_still_hear(frontend):
+    model = make_model(frontend=frontend)
+    batch = make_batch(30, 13)
+    quantised = torch.ao.quantization.quantize_dynamic(model, {torch.nn.Linear}, dtype=torch.qint8)
+    correlation = torch.corrcoef(
+        torch.stack([model(*batch).logits[0].flatten(), quantised(*batch).logits[0].flatten()])
+    )
+    assert correlation[0, 1] > 0.95
+
+
+def test_resize_token_embeddings_adds_unlikely_units_and_takes_none_away():
+    model = make_model()
+    features, mask = make_batch(30, 13)
+    with torch.no_grad():
+        model.head.bias.normal_()
+    before = model(features).logits
+    assert model.resize_token_embeddings(VOCAB + 2) is model.head
+    after = model(features).logits
+    assert model.config.vocab_size == VOCAB + 2
+    torch.testing.assert_close(after[..., :VOCAB], before)
+    assert torch.equal(model.head.bias[VOCAB:], model.head.bias[:VOCAB].min().expand(2))
+    assert model.resize_token_embeddings() is model.head
+    with pytest.raises(ValueError, match=f"3 units are fewer than the model's {VOCAB + 2}; none can be taken away"):
+        model.resize_token_embeddings(3)
+
+
 def test_forward_return_dict_false_gives_a_tuple():
     features, mask = make_batch(20, 9)
     model = make_model()
@@ -311,14 +375,14 @@ def test_intermediate_ctc_is_a_share_of_the_loss_in_training():
 def test_intermediate_ctc_learns_other_labels_from_utterances_with_steps_enough_for_them():
     model = make_learner(intermediate_ctc_weight=0.3)
     features, mask = make_batch(60, 40)
-    one = model(features[:1], mask[:1], labels=LABELS[:1], middle_labels=torch.tensor([[7, 7, 8]])).loss
+    one = model(features[:1], mask[:1], labels=LABELS[:1], middle_targets=torch.tensor([[7, 7, 8]])).loss
     last = make_learner()(features[:1], mask[:1], labels=LABELS[:1]).loss
     assert not torch.equal(one, model(features[:1], mask[:1], labels=LABELS[:1]).loss)
     too_long = torch.tensor([[7, 7, 8] + [-100] * 8, [3, 4] * 5 + [5]])  # 15 steps for 4 and 10 for 11
-    both = model(features, mask, labels=LABELS, middle_labels=too_long).loss
+    both = model(features, mask, labels=LABELS, middle_targets=too_long).loss
     last_of_both = make_learner()(features, mask, labels=LABELS).loss
     torch.testing.assert_close(both - 0.7 * last_of_both, one - 0.7 * last)
-    none = model(features[1:], mask[1:], labels=LABELS[1:], middle_labels=too_long[1:]).loss
+    none = model(features[1:], mask[1:], labels=LABELS[1:], middle_targets=too_long[1:]).loss
     torch.testing.assert_close(none, 0.7 * make_learner()(features[1:], mask[1:], labels=LABELS[1:]).loss)
 
 

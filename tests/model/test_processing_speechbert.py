@@ -220,3 +220,19 @@ def test_save_pretrained_round_trips(tmp_path, processor, waveform):
     expected, batch = processor(**given), loaded(**given)
     assert expected.keys() == batch.keys()
     assert all(torch.equal(expected[name], batch[name]) for name in expected)
+
+
+def test_pad_is_what_the_collators_of_the_ctc_examples_call(checkpoint):
+    processor = SpeechBertProcessor.from_text_pretrained(checkpoint, texts=TEXTS)
+    random = np.random.default_rng(0)
+    clips = [random.standard_normal(samples).astype(np.float32) for samples in (8_000, 5_000)]
+    together = processor(audio=clips, text=TEXTS[:2], sampling_rate=16_000)
+    inputs = [{"input_features": processor(audio=clip, sampling_rate=16_000)["input_features"][0]} for clip in clips]
+    labels = [{"input_ids": processor.tokenizer(text)["input_ids"]} for text in TEXTS[:2]]
+    padded = processor.pad(inputs, padding=True, return_tensors="pt")
+    torch.testing.assert_close(padded["input_features"], together["input_features"])
+    assert torch.equal(padded["attention_mask"], together["attention_mask"])
+    ids = processor.pad(labels=labels, padding=True, return_tensors="pt")
+    assert torch.equal(ids["input_ids"].masked_fill(ids["attention_mask"] == 0, -100), together["labels"])
+    both = processor.pad(inputs, labels, padding=True, return_tensors="pt")
+    assert torch.equal(both["labels"], ids["input_ids"])

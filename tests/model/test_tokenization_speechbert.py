@@ -415,3 +415,14 @@ def test_save_pretrained_round_trips(tmp_path, checkpoint, vocabulary):
 
 def test_vocabulary_sizes_agree(char_tokenizer):
     assert len(char_tokenizer) == char_tokenizer.vocab_size == len(char_tokenizer.get_vocab()) == 11
+
+
+def test_added_tokens_are_made_of_text_and_back(char_tokenizer):
+    new = char_tokenizer.add_tokens(["é", "ction"])
+    assert new == 2
+    text = "éaction"
+    ids = char_tokenizer(text)["input_ids"]
+    assert char_tokenizer.convert_ids_to_tokens(ids) == ["é", "a", "ction"]
+    assert char_tokenizer.decode(ids, group_tokens=False) == text
+    assert char_tokenizer.add_tokens(["<noise>"], special_tokens=True) == 1
+    assert char_tokenizer.unk_token in char_tokenizer.tokenize("<noise>")  # nobody says it

@@ -278,3 +278,14 @@ def test_card_says_what_an_update_learns_from(tmp_path, options, batch_size):
     arguments = parse_arguments([*common, "--gradient_accumulation_steps", "2", *options])
     write_report(tmp_path, arguments, make_facts())
     assert f"| batch size | {batch_size} |" in (tmp_path / "README.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("dataset", "declared"), [("mozilla-foundation/common_voice_17_0", True), ("demo", False), (".", False)]
+)
+def test_card_declares_a_data_set_of_the_hub(tmp_path, dataset, declared):
+    write_report(tmp_path, parse_arguments(["--dataset", dataset, "--use_cpu"]), make_facts())
+    card = ModelCard.load(tmp_path / "README.md").data
+    assert card.datasets == ([dataset] if declared else None)
+    if declared:
+        assert {result.dataset_type for result in card.eval_results} == {dataset}

@@ -60,13 +60,13 @@ def test_middle_layer_learns_characters_below_native_units(argv, tmp_path, vocab
     )
     run.trainer.compute_loss(run.trainer.model.train(), dict(batch))
     hook.remove()
-    assert ("middle_labels" in seen) == spells
+    assert ("middle_targets" in seen) == spells
     if spells:
         tokenizer = run.processor.tokenizer
-        given = tokenizer.batch_decode(seen["middle_labels"], group_tokens=False)
+        given = tokenizer.batch_decode(seen["middle_targets"], group_tokens=False)
         assert given == run.splits["validation"]["text"][:2]
         assert all(
-            len(tokenizer.units[unit]) == 1 for unit in seen["middle_labels"][seen["middle_labels"] >= 0].tolist()
+            len(tokenizer.units[unit]) == 1 for unit in seen["middle_targets"][seen["middle_targets"] >= 0].tolist()
         )
 
 
