@@ -82,6 +82,12 @@ def check_choices(training: "SpeechTrainingArguments") -> None:
     if best is not None and (best.removeprefix("eval_") not in METRICS or training.greater_is_better):
         known = ", ".join(METRICS)
         raise ValueError(f"--metric_for_best_model is {best!r}; choose one of {known}, of which less is better")
+    by_steps = training.load_best_model_at_end and training.eval_strategy == training.save_strategy == "steps"
+    if by_steps and training.eval_steps is not None and training.eval_steps != training.save_steps:
+        raise ValueError(
+            f"--eval_steps is {training.eval_steps:g} and --save_steps {training.save_steps:g}: the best of the "
+            "evaluations may have no checkpoint to be loaded; give both the same number"
+        )
     averaged, limit = training.average_checkpoints, training.save_total_limit
     if averaged > 1 and not training.load_best_model_at_end:
         raise ValueError(f"--average_checkpoints {averaged} needs --load_best_model_at_end, to know the best")

@@ -326,6 +326,7 @@ class SpeechTrainingArguments(TrainingArguments):
         check_choices(self)
         has_accelerator = torch.accelerator.is_available()
         self.use_cpu = self.use_cpu or not has_accelerator  # the Trainer takes bf16 on a CPU only where that is said
+        self.chose_precision = self.bf16 is None
         if self.bf16 is None:
             self.bf16 = not self.fp16 and computes_in_bfloat16(self.use_cpu)
         self.dataloader_pin_memory = self.dataloader_pin_memory and has_accelerator
@@ -334,6 +335,8 @@ class SpeechTrainingArguments(TrainingArguments):
         self.saves_between_evaluations = by_epoch and self.save_strategy == "steps" and self.save_steps > 0
         if self.saves_between_evaluations:
             self.save_strategy = "epoch"
+        if self.load_best_model_at_end and self.eval_strategy == self.save_strategy == "steps":
+            self.eval_steps = self.eval_steps or self.save_steps  # the best has to be a checkpoint
         if self.load_best_model_at_end and self.save_total_limit == 1:
             # The Trainer then keeps the last one too, but not beyond its end; a run that is killed while it decodes
             # would train what followed the best one again.

@@ -19,7 +19,12 @@ STREAM_FOLDER = "stream"  # where passes over a stream begin
 VOLATILE = {"output_dir", "overwrite_output_dir", "resume_from_checkpoint", "logging_dir", "run_name", "disable_tqdm"}
 VOLATILE |= {"push_to_hub", "hub_model_id", "hub_token", "hub_private_repo", "report_to", "local_rank", "cache_dir"}
 VOLATILE |= {"dry_run", "max_corrupt_files", "save_total_limit", "per_device_eval_batch_size"}
-VOLATILE |= {"eval_accumulation_steps", "beam_width", "lm_order", "lm_text", "rescoring_model"}
+VOLATILE |= {"use_cpu", "dataloader_pin_memory", "eval_on_start", "eval_accumulation_steps"}
+VOLATILE |= {"beam_width", "lm_order", "lm_text", "rescoring_model"}
+
+# What a checkpoint brings along, so that another value would be ignored.
+KEPT = ("learning_rate", "new_learning_rate", "weight_decay", "adam_beta1", "adam_beta2", "adam_epsilon", "optim")
+KEPT += ("step_lr_gamma", "eval_steps", "save_steps", "logging_steps", "early_stopping_patience")
 
 
 def find_start(arguments: Arguments) -> str | None:
@@ -48,6 +53,7 @@ def find_start(arguments: Arguments) -> str | None:
         if not _is_whole(Path(asked)):
             others = ", ".join(path.name for path in whole_checkpoints(folder)) or "none"
             raise ValueError(f"{asked} is no whole checkpoint, as it lacks {STATE_FILE}; those in {folder}: {others}")
+        _check_kept_arguments(Path(asked), arguments)
         return str(asked)
     if training.overwrite_output_dir:
         _check_source_stays(arguments[0].model_name_or_path, folder)
@@ -63,6 +69,17 @@ def find_start(arguments: Arguments) -> str | None:
     _check_same_arguments(folder, arguments)
     checkpoints = whole_checkpoints(folder)
     return str(checkpoints[-1]) if checkpoints else None
+
+
+def _check_kept_arguments(checkpoint: Path, arguments: Arguments) -> None:
+    """Refuse other values of what the checkpoint's optimiser and state hold."""
+    folder = checkpoint.parent.parent if checkpoint.parent.name == UNEVALUATED_FOLDER else checkpoint.parent
+    changed = [one for one in changed_arguments(folder, arguments) if one.split()[0] in KEPT]
+    if changed:
+        raise ValueError(
+            f"{checkpoint} goes on with its optimiser and state ({'; '.join(changed)} would be ignored); give the "
+            f"values that it has, or start from its weights by --model_name_or_path {checkpoint}"
+        )
 
 
 def _check_source_stays(source: str, folder: Path) -> None:
@@ -104,7 +121,9 @@ def recorded_parts(arguments: Arguments) -> int:
 
 def _as_json(arguments: Arguments) -> dict[str, object]:
     model, data, training = arguments
-    merged = asdict(model) | asdict(data) | training.to_dict()
+    merged = asdict(model) | asdict(data) | training.to_dict() | {"world_size": training.world_size}
+    if training.chose_precision:
+        del merged["bf16"]  # another machine may choose another
     kept = {name: value for name, value in merged.items() if name not in VOLATILE and not name.startswith("hub_")}
     return json.loads(json.dumps(kept, default=str))
 
@@ -123,7 +142,8 @@ def changed_arguments(folder: Path, arguments: Arguments) -> list[str]:
         for part in arguments
         for one in fields(part)
     }
-    before, now = defaults | json.loads(recorded.read_text(encoding="utf-8")), _as_json(arguments)
+    now = _as_json(arguments)
+    before = defaults | {"world_size": now["world_size"]} | json.loads(recorded.read_text(encoding="utf-8"))
     return [f"{name} {before.get(name)!r} -> {now[name]!r}" for name in now if before.get(name) != now[name]]
 
 
@@ -131,8 +151,7 @@ def _check_same_arguments(folder: Path, arguments: Arguments) -> None:
     if changed := changed_arguments(folder, arguments):
         raise ValueError(
             f"{folder} holds an unfinished run with other arguments ({'; '.join(changed)}); go on with the same ones, "
-            "or with these from a checkpoint that --resume_from_checkpoint names, choose another --output_dir, or "
-            "start anew with --overwrite_output_dir"
+            "choose another --output_dir, or start anew with --overwrite_output_dir"
         )
 
 

@@ -102,26 +102,18 @@ def decode_finally(
         Decoding("beam search", _best_texts(beam), settings),
         Decoding(f"beam search, {plan.lm_order}-gram", _best_texts(with_lm), settings_lm),
     ]
-    scorer = _load_scorer(plan.rescoring_model, plan.rescoring_revision)
-    if scorer is not None:
-        decodings.append(_rescore(decoder, batches, validation["text"], with_lm, scorer, settings_lm))
+    if plan.rescoring_model is not None:
+        try:
+            scorer = SentenceScorer.from_pretrained(plan.rescoring_model, revision=plan.rescoring_revision)
+            decodings.append(_rescore(decoder, batches, validation["text"], with_lm, scorer, settings_lm))
+        except ValueError as error:  # no language-model head, a tokenizer that begins no sentence, too few positions
+            logger.info("no rescoring: %s", error)
+        except (OSError, RuntimeError) as error:  # the other results are not to be lost
+            if not isinstance(error, OSError) and not is_out_of_memory(error):
+                raise
+            remedy = "`hf-speechft tune --rescoring-model` does it later"
+            logger.warning("no rescoring by %s (%s); %s", plan.rescoring_model, error, remedy)
     return decodings, decoder
-
-
-def _load_scorer(name_or_path: str | None, revision: str | None) -> SentenceScorer | None:
-    """The rescoring model, or None where there is none or it cannot score text: the other results are not lost."""
-    if name_or_path is None:
-        return None
-    try:
-        return SentenceScorer.from_pretrained(name_or_path, revision=revision)
-    except ValueError as error:  # no language-model head, or a tokenizer that begins no sentence
-        logger.info("no rescoring: %s", error)
-    except (OSError, RuntimeError) as error:
-        if not isinstance(error, OSError) and not is_out_of_memory(error):
-            raise
-        remedy = "`hf-speechft tune --rescoring-model` does it later"
-        logger.warning("no rescoring, since %s cannot be loaded (%s); %s", name_or_path, error, remedy)
-    return None
 
 
 def _rescore(

@@ -125,6 +125,7 @@ class FineTuning:
 
     def __init__(self, arguments: Arguments, batch_parts: int = 1) -> None:
         self.model_arguments, self.data_arguments, self.training_arguments = arguments
+        check_processes(self.training_arguments)
         self.goes_on = is_speechbert(self.model_arguments)
         if self.goes_on:
             self.model_arguments = adopt_speechbert(self.model_arguments)
@@ -140,6 +141,8 @@ class FineTuning:
         self.checkpoint = find_start(arguments)
         self.batch_parts = max(batch_parts, recorded_parts(arguments))
         self.training_arguments = split_batches(self.training_arguments, self.batch_parts)
+        if self.checkpoint:
+            self.training_arguments.eval_on_start = False  # early stopping would count the same weights twice
         use_all_cores(self.training_arguments)
         check_speed_factors(self.data_arguments.speed_factors)
         check_streaming(self.data_arguments, self.training_arguments)
@@ -346,6 +349,19 @@ class FineTuning:
     def _unreadable_of_stream(self) -> list[str]:
         evaluated = {one for name in EVALUATED for one in self.splits[name]["utterance_id"]}
         return [clip.utterance_id for clip in self.unreadable.all() if clip.utterance_id not in evaluated]
+
+
+def check_processes(training: SpeechTrainingArguments) -> None:
+    """Refuse several GPUs in one process, where the Trainer would neither use bfloat16 nor weigh clips alike.
+
+    Raises:
+        ValueError: There are several.
+    """
+    if training.n_gpu > 1:
+        raise ValueError(
+            f"one process was started and sees {training.n_gpu} GPUs; start `accelerate launch --num_processes "
+            f"{training.n_gpu} run_finetune.py …` to use them all, or show it one with CUDA_VISIBLE_DEVICES=0"
+        )
 
 
 def use_all_cores(training: SpeechTrainingArguments) -> None:

@@ -8,8 +8,10 @@ accumulation as it was, which makes it another recipe.
 import copy
 import dataclasses
 import logging
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
@@ -17,6 +19,7 @@ from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
 from transformers import TrainingArguments
 
 from hf_speechft.training.arguments import Arguments, SpeechTrainingArguments
+from hf_speechft.training.checkpoints import whole_checkpoints
 
 if TYPE_CHECKING:
     from hf_speechft.training.finetune import FineTuning
@@ -93,6 +96,7 @@ def train_within_memory(make_run: Callable[[Arguments, int], "FineTuning"], argu
     model, data, training = arguments
     parts = 1
     while True:
+        began = time.time()
         run = make_run((model, data, copy.copy(training)), parts)
         try:
             return run.train_and_report()
@@ -103,6 +107,9 @@ def train_within_memory(make_run: Callable[[Arguments, int], "FineTuning"], argu
         batches = describe_batches(run.training_arguments), describe_batches(split_batches(training, parts))
         logger.warning("memory ran out with %s; starting again from the last checkpoint with %s", *batches)
         training.overwrite_output_dir = False  # what is in the folder now is this run's
+        saved = [one for one in whole_checkpoints(Path(training.output_dir)) if one.stat().st_mtime > began]
+        if saved and training.resume_from_checkpoint:
+            training.resume_from_checkpoint = str(saved[-1])
         del run
         clear_device_cache(garbage_collection=True)
 

@@ -191,7 +191,7 @@ def _best_validation(
     log_history: Sequence[Mapping[str, float]], training: SpeechTrainingArguments
 ) -> dict[str, float]:
     """The evaluation of the checkpoint that was kept, without averaging and the lowered blank."""
-    evaluations = [entry for entry in log_history if "eval_wer" in entry]
+    evaluations = [entry for entry in log_history if "eval_wer" in entry and entry.get("step") != 0]
     if not evaluations:
         return {}
     best = evaluations[-1]
@@ -223,7 +223,7 @@ def _card_facts(arguments: Arguments, facts: RunFacts, results: Sequence[ResultF
         curves_file=CURVES_FILE,
         parameters=facts.parameters,
         goes_on=facts.goes_on,
-        initialisation=None if facts.goes_on else "pre-trained text checkpoint; front-end and head new",
+        initialisation=_initialisation(training.method, facts.goes_on),
         warmup=_warmup(facts.warmup),
         frontend=_frontend(model),
         subsampling=model.subsampling,
@@ -259,6 +259,13 @@ def _batch_size(training: SpeechTrainingArguments) -> int | str:
         return training.per_device_train_batch_size * batches
     seconds = f"at most {training.batch_seconds * batches:g} s of speech, padding included"
     return seconds if training.batch_clips is None else f"{seconds}, and {training.batch_clips * batches} utterances"
+
+
+def _initialisation(method: str, goes_on: bool) -> str | None:
+    if goes_on:
+        return None
+    body = "random weights in the text checkpoint's shape" if method == "random" else "pre-trained text checkpoint"
+    return f"{body}; front-end and head new"
 
 
 def _warmup(warmup: WarmupFacts | None) -> str | None:
@@ -303,11 +310,12 @@ def _more_settings(arguments: Arguments, facts: RunFacts) -> dict[str, str]:
         "blank's bias lowered on validation by": facts.blank_penalty,
     }
     balance = f"by {training.balance_by}, power {training.balance_power:g}" if training.balance_by else "no"
+    warmup = f"{training.warmup_steps:g} {'of the updates' if training.warmup_steps < 1 else 'updates'}"
     body = "the checkpoint's own" if model.body_dropout is None else f"{model.body_dropout:g}"
     return {
         "training method": training.method,
         "classes balanced": balance,
-        "warm-up": f"{training.warmup_steps:g} {'of the updates' if training.warmup_steps < 1 else 'updates'}",
+        "warm-up": "none" if training.step_lr_epochs else warmup,
         "weight decay": f"{training.weight_decay:g}",
         "Adam's betas": f"{training.adam_beta1:g}, {training.adam_beta2:g}",
         "gradient norm at most": f"{training.max_grad_norm:g}",

@@ -101,7 +101,7 @@ class SpeechTrainer(Trainer):
 
     def _save_checkpoint(self, model: torch.nn.Module, trial: object) -> None:
         """Save as the Trainer does; where the disk is full, say so, and free what was written in vain."""
-        check_weights(model, self.args.output_dir)
+        check_weights(model, self.args)
         folder, unevaluated = Path(self._get_output_dir(trial)), Path(self.args.output_dir, UNEVALUATED_FOLDER)
         try:
             super()._save_checkpoint(model, trial)
@@ -123,6 +123,8 @@ class SpeechTrainer(Trainer):
         """Take over a checkpoint in which training had ended; the Trainer itself would make one more update."""
         self.state = TrainerState.load_from_json(str(Path(checkpoint) / STATE_FILE))
         best = self.state.best_model_checkpoint
+        if best is not None and not Path(best).is_dir():  # the run's folder was moved
+            self.state.best_model_checkpoint = best = str(Path(self.args.output_dir) / Path(best).name)
         has_best = self.args.load_best_model_at_end and best is not None and Path(best).is_dir()
         if is_sharding(self):
             read_weights(self, best if has_best else checkpoint)

@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from hf_speechft.training.arguments import SpeechTrainingArguments
 from hf_speechft.training.checkpoints import whole_checkpoints
 
 logger = logging.getLogger(__name__)
@@ -61,7 +62,7 @@ class Watchdogs(TrainerCallback):
             if is_nan(log):
                 raise TrainingError(
                     f"the loss or its gradient was not a finite number in the last {NAN_LOGS} entries of the log, up "
-                    f"to update {state.global_step}. {NAN_REMEDIES}{last_good(args.output_dir)}"
+                    f"to update {state.global_step}. {NAN_REMEDIES}{last_good(args)}"
                 )
             if losses := find_divergence(log):
                 advice = (
@@ -107,12 +108,12 @@ def is_silent(log: Log) -> bool:
     return len(shares) == EMPTY_EVALUATIONS and min(shares) >= EMPTY_SHARE
 
 
-def check_weights(model: torch.nn.Module, output_dir: str) -> None:
+def check_weights(model: torch.nn.Module, training: SpeechTrainingArguments) -> None:
     """Refuse to save weights that are not numbers: they would push good checkpoints out of `save_total_limit`.
 
     Args:
         model: About to be saved.
-        output_dir: The run's folder.
+        training: The run's arguments.
 
     Raises:
         TrainingError: A weight is NaN or infinite.
@@ -121,14 +122,14 @@ def check_weights(model: torch.nn.Module, output_dir: str) -> None:
         if not torch.isfinite(weight).all():
             raise TrainingError(
                 f"weights are no longer finite numbers (the first is {name}), and no checkpoint was made of them. "
-                f"{NAN_REMEDIES}{last_good(output_dir)}"
+                f"{NAN_REMEDIES}{last_good(training)}"
             )
 
 
-def last_good(output_dir: str) -> str:
+def last_good(training: SpeechTrainingArguments) -> str:
     """Name the last checkpoint, as the end of a message; nothing where there is none."""
-    checkpoints = whole_checkpoints(Path(output_dir))
-    if not checkpoints:
+    checkpoints = whole_checkpoints(Path(training.output_dir))
+    if not checkpoints or training.method == "lora":  # whose checkpoints hold adapters, and are no models
         return ""
     return (
         f". The last good checkpoint is {checkpoints[-1]}: --model_name_or_path {checkpoints[-1]} starts from its "

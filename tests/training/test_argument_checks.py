@@ -29,6 +29,10 @@ from hf_speechft.training.arguments import SpeechTrainingArguments
         ),
         ({"batch_seconds": 9.0, "auto_find_batch_size": True}, "--batch_seconds chooses the batches; leave"),
         ({"dataloader_drop_last": True}, "leave --dataloader_drop_last out: it would drop utterances of"),
+        (
+            {"eval_strategy": "steps", "save_strategy": "steps", "eval_steps": 50, "save_steps": 100},
+            "--eval_steps is 50 and --save_steps 100: the best .* may have no checkpoint .*; give both the same",
+        ),
         ({"prediction_loss_only": True}, "leave --prediction_loss_only out: error rates are read"),
         ({"batch_eval_metrics": True}, "leave --batch_eval_metrics out: error rates are counted"),
         ({"label_smoothing_factor": 0.1}, "leave --label_smoothing_factor out: CTC has no label for each step"),

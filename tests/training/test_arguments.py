@@ -36,6 +36,13 @@ def test_bf16_by_default_is_what_the_machine_computes_in(monkeypatch, native):
     assert (half.bf16, half.precision) == (False, "float16")
 
 
+def test_evaluations_by_steps_are_those_of_checkpoints_unless_said(tmp_path):
+    options = {"eval_strategy": "steps", "save_strategy": "steps", "save_steps": 70}
+    assert SpeechTrainingArguments(output_dir=str(tmp_path), **options).eval_steps == 70
+    options |= {"load_best_model_at_end": False, "eval_steps": 35}
+    assert SpeechTrainingArguments(output_dir=str(tmp_path), **options).eval_steps == 35
+
+
 def test_save_total_limit_of_one_keeps_the_best_and_the_last(tmp_path):
     assert SpeechTrainingArguments(output_dir=str(tmp_path), save_total_limit=1).save_total_limit == 2
     options = {"save_total_limit": 1, "load_best_model_at_end": False}

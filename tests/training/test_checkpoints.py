@@ -14,6 +14,8 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCTC
 
 from hf_speechft import SpeechBertForCTC
+from hf_speechft.training import arguments
+from hf_speechft.training.arguments import SpeechTrainingArguments
 from hf_speechft.training.checkpoints import find_start, is_trained, record_arguments, remove_run
 from hf_speechft.training.finetune import FineTuning, main
 from hf_speechft.training.recipes import parse_arguments
@@ -165,6 +167,49 @@ def test_remove_run_removes_the_run_and_nothing_else(make_arguments, make_checkp
         (tmp_path / "run" / name).mkdir()
     remove_run(tmp_path / "run")
     assert sorted(path.name for path in (tmp_path / "run").iterdir()) == ["checkpoint-best", "notes.txt"]
+
+
+@pytest.mark.parametrize(
+    ("options", "changed"),
+    [
+        ({"learning_rate": 5e-4}, "learning_rate 0.001 -> 0.0005"),
+        ({"early_stopping_patience": 2}, "early_stopping_patience 0 -> 2"),
+    ],
+)
+def test_find_start_asked_for_checkpoint_with_what_it_would_ignore_raises(
+    make_arguments, make_checkpoint, options, changed
+):
+    asked = make_checkpoint(6)
+    record_arguments(make_arguments(learning_rate=1e-3))
+    with pytest.raises(
+        ValueError, match=rf"checkpoint-6 goes on with its optimiser and state \({changed} would be ign"
+    ):
+        find_start(make_arguments(**{"learning_rate": 1e-3, "resume_from_checkpoint": asked} | options))
+    longer = {"learning_rate": 1e-3, "num_train_epochs": 9, "resume_from_checkpoint": asked}
+    assert find_start(make_arguments(**longer)) == asked
+
+
+def test_find_start_on_another_number_of_processes_raises(make_arguments, make_checkpoint, monkeypatch):
+    make_checkpoint(6)
+    record_arguments(make_arguments())
+    monkeypatch.setattr(SpeechTrainingArguments, "world_size", 4)
+    with pytest.raises(ValueError, match="other arguments .*world_size 1 -> 4"):
+        find_start(make_arguments())
+
+
+def test_find_start_on_a_machine_that_computes_in_another_type_goes_on(argv, make_checkpoint, tmp_path, monkeypatch):
+    make_checkpoint(6)
+    words = argv(tmp_path / "run")
+    place = words.index("--bf16")
+    for native in (True, False):
+        monkeypatch.setattr(arguments, "computes_in_bfloat16", lambda on_cpu, native=native: native)
+        given = parse_arguments(words[:place] + words[place + 2 :])
+        assert given[2].bf16 is native
+        if native:
+            record_arguments(given)
+    assert find_start(given).endswith("checkpoint-6")
+    with pytest.raises(ValueError, match="bf16 None -> False"):
+        find_start(parse_arguments(words))
 
 
 def test_find_start_asked_for_checkpoint_is_taken(make_arguments, make_checkpoint):

@@ -86,10 +86,19 @@ def test_decode_finally_keeps_the_rest_where_the_rescoring_model_fails(recognise
     monkeypatch.setattr(decode.SentenceScorer, "from_pretrained", fail)
     decodings, _ = decode_finally(*recogniser, make_split(0), make_split(1), make_plan("lab/model"))
     assert [one.name for one in decodings] == ["beam search", "beam search, 2-gram"]
-    assert f"no rescoring, since lab/model cannot be loaded ({error}); `hf-speechft tune" in caplog.text
+    assert f"no rescoring by lab/model ({error}); `hf-speechft tune" in caplog.text
     monkeypatch.setattr(decode.SentenceScorer, "from_pretrained", lambda *_, **__: {}["a bug"])
     with pytest.raises(KeyError):
         decode_finally(*recogniser, make_split(0), make_split(1), make_plan("lab/model"))
+
+
+def test_decode_finally_keeps_the_rest_where_a_hypothesis_has_too_many_tokens(recogniser, language_model, monkeypatch):
+    def fail(self, texts):
+        raise ValueError("a text has more tokens than positions")
+
+    monkeypatch.setattr(decode.SentenceScorer, "score", fail)
+    decodings, _ = decode_finally(*recogniser, make_split(0), make_split(1), make_plan(language_model))
+    assert [one.name for one in decodings] == ["beam search", "beam search, 2-gram"]
 
 
 def test_decode_finally_without_a_head_that_scores_text_says_so(recogniser, text_checkpoint, caplog):

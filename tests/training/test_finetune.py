@@ -36,7 +36,7 @@ from hf_speechft import SpeechBertForCTC, SpeechBertProcessor
 from hf_speechft.data.audio import load_audio
 from hf_speechft.decoding import CTCDecoder, NGramLM, StreamingRecognizer
 from hf_speechft.training import finetune
-from hf_speechft.training.arguments import DataArguments
+from hf_speechft.training.arguments import DataArguments, SpeechTrainingArguments
 from hf_speechft.training.finetune import FineTuning, main, read_lm_text
 from hf_speechft.training.recipes import parse_arguments
 from tests.hub_server import HubServer
@@ -573,3 +573,9 @@ def test_read_lm_text_is_normalised_as_the_transcripts_are(tmp_path):
     (tmp_path / "text.txt").write_text("...\n")
     with pytest.raises(ValueError, match="text.txt holds no word"):
         read_lm_text(data, ["unused"])
+
+
+def test_several_gpus_in_one_process_are_refused(argv, tmp_path, monkeypatch):
+    monkeypatch.setattr(SpeechTrainingArguments, "n_gpu", 2)
+    with pytest.raises(SystemExit, match="sees 2 GPUs; start `accelerate launch --num_processes 2 run_finetune.py"):
+        main(argv(tmp_path))

@@ -289,3 +289,16 @@ def test_card_declares_a_data_set_of_the_hub(tmp_path, dataset, declared):
     assert card.datasets == ([dataset] if declared else None)
     if declared:
         assert {result.dataset_type for result in card.eval_results} == {dataset}
+
+
+@pytest.mark.parametrize(
+    ("options", "row"),
+    [
+        (["--method", "random"], "random weights in the text checkpoint's shape; front-end and head new"),
+        ([], "pre-trained text checkpoint; front-end and head new"),
+        (["--step_lr_epochs", "3"], "| warm-up | none |"),
+    ],
+)
+def test_card_tells_what_was_begun_with(tmp_path, options, row):
+    write_report(tmp_path, parse_arguments(["--dataset", "corpus", "--use_cpu", *options]), make_facts())
+    assert row in (tmp_path / "README.md").read_text()

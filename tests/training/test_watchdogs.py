@@ -6,6 +6,7 @@ import pytest
 import torch
 from transformers import AutoModelForCTC, TrainerCallback
 
+from hf_speechft.training.arguments import SpeechTrainingArguments
 from hf_speechft.training.checkpoints import whole_checkpoints
 from hf_speechft.training.finetune import FineTuning, main
 from hf_speechft.training.recipes import parse_arguments
@@ -87,7 +88,7 @@ def test_run_whose_weights_become_nan_stops_and_keeps_the_good_checkpoint(argv, 
     (good,) = whole_checkpoints(tmp_path / "run")
     assert good.name == "checkpoint-2"
     assert f"--model_name_or_path {good} starts from its weights" in str(error.value)
-    check_weights(AutoModelForCTC.from_pretrained(good), str(tmp_path))
+    check_weights(AutoModelForCTC.from_pretrained(good), SpeechTrainingArguments(output_dir=str(tmp_path)))
     main(argv(tmp_path / "other", model_name_or_path=good, max_steps=1, beam_width=1))  # as the message says
 
 
@@ -126,8 +127,8 @@ def test_run_that_recognises_nothing_is_advised_once(argv, tmp_path, caplog, sil
 
 def test_check_weights_names_the_weight_and_needs_no_checkpoint(tmp_path):
     model = torch.nn.Linear(2, 2)
-    check_weights(model, str(tmp_path))
+    check_weights(model, SpeechTrainingArguments(output_dir=str(tmp_path)))
     with torch.no_grad():
         model.bias[1] = math.inf
     with pytest.raises(TrainingError, match=r"\(the first is bias\), and no checkpoint was made of them\. Start anew"):
-        check_weights(model, str(tmp_path))
+        check_weights(model, SpeechTrainingArguments(output_dir=str(tmp_path)))
