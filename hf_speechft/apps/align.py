@@ -52,6 +52,8 @@ def align(
         raise typer.BadParameter("give one of --text, --text-file and --reference")
     if output_format in (Format.SRT, Format.VTT) and (chars or reference is not None):
         raise typer.BadParameter(f"--format {output_format} is for words: neither for --chars nor for --reference")
+    if reference is not None and chars:
+        raise typer.BadParameter("--chars is for --text: with --reference there are no characters")
     try:
         if reference is not None:
             typer.echo(_compare(recording, reference, output_format), nl=False)

@@ -44,6 +44,8 @@ def stream(
 
     Ctrl-C ends the sound of a pipe: the last words are still written.
     """
+    if rate is not None and source != STDIN:
+        raise typer.BadParameter("--rate is that of PCM on standard input; a file tells its own")
     has_written = False
     try:
         recogniser, processor = load_model(model, device)

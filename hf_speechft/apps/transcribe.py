@@ -87,9 +87,14 @@ def transcribe(
             _complain(str(error) if file in str(error) else f"{file}: {error}")
             continue
         is_named = output_format is Format.TEXT and len(files) > 1
-        typer.echo(f"{file}: {result}" if is_named else result, nl=False)
+        typer.echo(_printable(f"{file}: {result}" if is_named else result), nl=False)
     if failures:
         raise typer.Exit(1)
+
+
+def _printable(text: str) -> str:
+    """Text with U+FFFD where a file's name is no UTF-8."""
+    return text.encode(errors="surrogateescape").decode(errors="replace")
 
 
 def _choose_format(output_format: Format, as_json: bool) -> Format:

@@ -262,8 +262,9 @@ def _summary(rows: Iterable[dict[str, Any]], normalizer: str) -> list[str]:
             continue
         done += 1
         duration_s += row["duration_s"]
-        if "reference" in row:
-            references.append(normalize_text(row["reference"], normalizer))
+        reference = normalize_text(row.get("reference") or "", normalizer).strip()
+        if reference:  # an empty one is more often withheld than silence
+            references.append(reference)
             texts.append(row["text"])
     lines = [f"{done:,} recordings, {duration_s / 3600:,.2f} h"]
     if errors:

@@ -2,7 +2,7 @@
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -16,7 +16,6 @@ if TYPE_CHECKING:
 
     from hf_speechft.decoding import CTCDecoder, NGramLM
     from hf_speechft.decoding.rescoring import SentenceScorer
-    from hf_speechft.model.processing_speechbert import SpeechBertProcessor
 
 
 def tune(
@@ -25,6 +24,10 @@ def tune(
         str, typer.Option(help="Data set with the split: a Hub id, an audio folder, a manifest, demo.")
     ],
     split: Annotated[str, typer.Option(help="Split that the weights are found on.")] = "validation",
+    train_split: Annotated[str, typer.Option(help="Training split; several are joined by '+'.")] = "train",
+    dataset_config_name: Annotated[str | None, typer.Option(help="Configuration of a Hub data set.")] = None,
+    audio_column: Annotated[str | None, typer.Option(help="Column with audio; found by itself if usual.")] = None,
+    text_column: Annotated[str | None, typer.Option(help="Column with transcripts; likewise.")] = None,
     lm: Annotated[
         str | None,
         typer.Option(
@@ -61,7 +64,9 @@ def tune(
     try:
         if not Path(model).is_dir():
             raise ValueError(f"{model} is no folder; tune a copy of the model that the decoder can be written into")
-        typer.echo(_tune(model, dataset, split, lm, seed, rescoring_model, beams, batch_size, device))
+        source = {"config_name": dataset_config_name, "train_split": train_split, "validation_split": split}
+        source |= {"audio_column": audio_column, "text_column": text_column, "seed": seed}
+        typer.echo(_tune(model, dataset, source, lm, rescoring_model, beams, batch_size, device))
     except (ValueError, OSError, ImportError) as error:
         typer.echo(f"hf-speechft: {error}", err=True)
         raise typer.Exit(1) from None
@@ -70,9 +75,8 @@ def tune(
 def _tune(
     model: str,
     dataset: str,
-    split: str,
+    source: dict[str, Any],
     lm: str | None,
-    seed: int,
     rescoring_model: str | None,
     beams: int,
     batch_size: int,
@@ -80,9 +84,11 @@ def _tune(
 ) -> str:
     """Tune and save; return what was found, in a line."""
     recogniser, processor = load_model(model, device)
+    from hf_speechft.data.corpora import filter_corpus, load_corpus
     from hf_speechft.decoding import CTCDecoder
     from hf_speechft.decoding.decoder_files import DECODER_FOLDER
     from hf_speechft.sharing.save import save_atomically
+    from hf_speechft.training.selection import duration_limits
     from hf_speechft.training.tuning import (
         NBEST,
         decode_batch,
@@ -94,9 +100,14 @@ def _tune(
 
     kept = _kept_settings(model, lm)
     scorer = None if rescoring_model is None else _load_scorer(rescoring_model, device)
-    corpus = _load(dataset, split, seed, processor)
+    corpus = load_corpus(dataset, normalizer=processor.tokenizer.text_normalizer, **source)
+    shortest_s, longest_s = duration_limits(processor, recogniser)
+    split = source["validation_split"]
+    validation, _ = filter_corpus(
+        corpus["validation"], min_duration_s=shortest_s, max_duration_s=longest_s, name=split
+    )
     decoder = CTCDecoder.from_processor(processor, lm=_find_lm(lm, model, corpus), beam_width=beams, **kept)
-    utterances = tuning_sample(corpus["validation"])
+    utterances = tuning_sample(validation)
     options = {"batch_size": batch_size, "show_progress": sys.stderr.isatty(), "description": split}
     batches = list(emissions(recogniser, processor, utterances, **options))
     references = utterances["text"][:]
@@ -142,12 +153,6 @@ def _rescoring_line(decoder: "CTCDecoder") -> str:
     if decoder.rescoring is None:
         return ""
     return f", rescoring weight {decoder.rescoring.weight:g}, word_bonus {decoder.rescoring.word_bonus:g}"
-
-
-def _load(dataset: str, split: str, seed: int, processor: "SpeechBertProcessor") -> "DatasetDict":
-    from hf_speechft.data.corpora import load_corpus
-
-    return load_corpus(dataset, validation_split=split, normalizer=processor.tokenizer.text_normalizer, seed=seed)
 
 
 def _find_lm(lm: str | None, model: str, corpus: "DatasetDict") -> "NGramLM":

@@ -18,6 +18,7 @@ ones; spaces or tabs stand between them.
 Source: SRILM, manual page ngram-format(5); where programs differ, what KenLM reads (Heafield 2011, lm/read_arpa.cc).
 """
 
+import codecs
 import gzip
 import io
 import itertools
@@ -199,7 +200,7 @@ def _read_model(lines: _ArpaLines) -> NGramLM:
 
 def _read_counts(lines: _ArpaLines) -> list[int]:
     """Read how many n-grams of each order the file announces."""
-    while (line := lines.next_line()) != b"\\data\\":
+    while (line := lines.next_line()).removeprefix(codecs.BOM_UTF8) != b"\\data\\":
         if not line:
             raise lines.error("the file ends without a line \\data\\; it is no ARPA file")
     counts = []

@@ -12,6 +12,8 @@ from .compiled import compiled_small
 
 __all__ = ["Automaton", "build_trie", "find_sorted", "follow"]
 
+ROWS_AT_ONCE = 10_000  # strings that are compared with their neighbours at once; one may be very long
+
 
 class Automaton(NamedTuple):
     """States and arcs as arrays.
@@ -54,7 +56,10 @@ def build_trie(strings: Sequence[bytes]) -> Automaton:
     rows = padded[order].view(np.uint8).reshape(len(strings), longest)
     lengths = np.array([len(strings[place]) for place in order], dtype=np.int64)
     common = np.zeros(len(strings), dtype=np.int64)  # leading bytes that a string shares with the one before it
-    common[1:] = np.cumprod(rows[1:] == rows[:-1], axis=1).sum(axis=1)
+    for first in range(1, len(strings), ROWS_AT_ONCE):
+        end = min(first + ROWS_AT_ONCE, len(strings))
+        is_same = rows[first:end] == rows[first - 1 : end - 1]
+        common[first:end] = np.where(is_same.all(axis=1), longest, is_same.argmin(axis=1))
     state = np.zeros(len(strings), dtype=np.int64)
     labels, parents, states = [], [], 1
     for depth in range(longest):

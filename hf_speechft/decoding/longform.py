@@ -137,7 +137,7 @@ def transcribe(
         words = list(_words(join_chunks(chunks), processor.tokenizer, step_s))
     else:
         words = []
-        for first_step, hypothesis in _search(join_chunks(chunks), decoder, round(PASSAGE_S / step_s)):
+        for first_step, hypothesis in search_passages(join_chunks(chunks), decoder, round(PASSAGE_S / step_s)):
             words += _timed_words(hypothesis, first_step, step_s)
             rejection_score = hypothesis.rejection_score  # with phrases there is one passage
     return _transcript(words, total_samples / sampling_rate_hz, decoder, rejection_score)
@@ -330,8 +330,22 @@ def _recognise(
             yield Chunk(start, row[:steps], row[:steps] if log_probs is None else log_probs[place, :steps])
 
 
-def _search(pieces: Iterable[np.ndarray], decoder: "CTCDecoder", longest: int) -> "Iterator[tuple[int, Hypothesis]]":
-    """Search passage by passage, each of at most `longest` steps, as pieces come; yield first step and best."""
+def search_passages(
+    pieces: Iterable[np.ndarray], decoder: "CTCDecoder", longest: int
+) -> "Iterator[tuple[int, Hypothesis]]":
+    """Search passage by passage, as pieces of log-probabilities come, so that memory does not grow with the recording.
+
+    Args:
+        pieces: `(steps, vocab)` each, which follow one another.
+        decoder: The beam search.
+        longest: Steps that a passage has at most; it ends in a pause.
+
+    Yields:
+        First step and best hypothesis of each passage.
+
+    Raises:
+        ValueError: The recording is longer than a passage, and the decoder has phrases.
+    """
     waiting, first_step = [], 0
     for piece in pieces:
         waiting.append(piece)

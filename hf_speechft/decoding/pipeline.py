@@ -12,7 +12,7 @@ language model, so a word or hot word may span a seam.
 import copy
 import logging
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +25,7 @@ from transformers.utils import cached_file
 from .align import viterbi_path
 from .decoder import CTCDecoder, Hypothesis
 from .decoder_files import CONFIG_FILE, DECODER_FOLDER, LM_FILE, SETTINGS, load_decoder
+from .longform import PASSAGE_S, search_passages
 
 if TYPE_CHECKING:
     from transformers import FeatureExtractionMixin, PreTrainedModel, PreTrainedTokenizerBase
@@ -163,17 +164,24 @@ class CTCPipeline(AutomaticSpeechRecognitionPipeline):
         if decoder is None:
             return super().postprocess(model_outputs, return_timestamps=return_timestamps, **stock)
         log_probs = torch.cat([_without_stride(outputs) for outputs in model_outputs]).log_softmax(-1).numpy()
-        hypotheses = decoder.decode(log_probs[None], nbest=options.get("return_nbest", 1))[0]
-        best = hypotheses[0]
-        result: dict[str, Any] = {"text": best.text}
+        if decoder.phrases is None and "return_nbest" not in options:
+            longest = round(PASSAGE_S * self.feature_extractor.sampling_rate / self._align_to)
+            passages = list(search_passages([log_probs], decoder, longest))
+        else:  # of the whole recording
+            hypotheses = decoder.decode(log_probs[None], nbest=options.get("return_nbest", 1))[0]
+            passages = [(0, hypotheses[0])]
+        texts = [best.text for _, best in passages if best.text]
+        result: dict[str, Any] = {"text": decoder.units.separator.join(texts)}
         if return_timestamps == "word":
             result["chunks"] = [
-                {"text": word.text, "timestamp": self._times(word.start_step, word.end_step)} for word in best.words
+                {"text": word.text, "timestamp": self._times(start + word.start_step, start + word.end_step)}
+                for start, best in passages
+                for word in best.words
             ]
         elif return_timestamps == "char":
-            result["chunks"] = self._char_chunks(best, log_probs, decoder.blank_id)
-        if best.rejection_score is not None:
-            result["rejection_score"] = best.rejection_score
+            result["chunks"] = self._char_chunks(passages, log_probs, decoder)
+        if decoder.phrases is not None:
+            result["rejection_score"] = hypotheses[0].rejection_score
         if "return_nbest" in options:
             result["nbest"] = [self._describe(hypothesis) for hypothesis in hypotheses]
         return result | _extra(model_outputs)
@@ -206,14 +214,32 @@ class CTCPipeline(AutomaticSpeechRecognitionPipeline):
         rate_hz = self.feature_extractor.sampling_rate
         return start_step * self._align_to / rate_hz, end_step * self._align_to / rate_hz
 
-    def _char_chunks(self, hypothesis: Hypothesis, log_probs: np.ndarray, blank_id: int) -> list[dict[str, Any]]:
-        """Characters and spaces as the tokenizer finds them in the best alignment; `log_probs` `(steps, vocab)`."""
+    def _char_chunks(
+        self, passages: Sequence[tuple[int, Hypothesis]], log_probs: np.ndarray, decoder: CTCDecoder
+    ) -> list[dict[str, Any]]:
+        """Characters and spaces as the tokenizer finds them in the best alignments; `log_probs` `(steps, vocab)`."""
+        chunks: list[dict[str, Any]] = []
+        ends = [start for start, _ in passages[1:]] + [len(log_probs)]
+        for (start, hypothesis), end in zip(passages, ends, strict=True):
+            found = self._passage_chars(start, hypothesis, log_probs[start:end], decoder.blank_id)
+            if chunks and found and decoder.units.separator:
+                between = chunks[-1]["timestamp"][1], found[0]["timestamp"][0]
+                chunks.append({"text": decoder.units.separator, "timestamp": between})
+            chunks += found
+        return chunks
+
+    def _passage_chars(
+        self, start: int, hypothesis: Hypothesis, log_probs: np.ndarray, blank_id: int
+    ) -> list[dict[str, Any]]:
         states = viterbi_path(log_probs, np.array(hypothesis.token_ids, np.int32), blank_id)  # (steps,) odd: a token
         token_at = np.array([*hypothesis.token_ids, blank_id])  # the last one also stands for -1, no path
         aligned = np.where(states % 2 == 1, token_at[states // 2], blank_id)  # (steps,)
         offsets = self.tokenizer.decode(aligned, skip_special_tokens=False, output_char_offsets=True)["char_offsets"]
         return [
-            {"text": offset["char"], "timestamp": self._times(offset["start_offset"], offset["end_offset"])}
+            {
+                "text": offset["char"],
+                "timestamp": self._times(start + offset["start_offset"], start + offset["end_offset"]),
+            }
             for offset in offsets
         ]
 

@@ -72,6 +72,9 @@ class StreamingRecognizer:
         self._step_samples = model.config.inputs_to_logits_ratio
         self._step_s = self._step_samples / sampling_rate
         self._restart_steps = None if restart_s is None else round(restart_s / self._step_s)
+        limit = model.speechbert.max_steps
+        if limit is not None and self._restart_steps is not None:
+            self._restart_steps = min(self._restart_steps, limit // 2)
         self._word_starts = {unit_id for unit, unit_id in self.tokenizer.get_vocab().items() if unit[0] == WORD_START}
         self._waiting: list[int] = []  # best unit of each step since the last word began
         self._waiting_start = 0  # step of the recording
@@ -169,8 +172,11 @@ class StreamingRecognizer:
         """Number of these steps up to the end of a pause in which to begin anew; `None` where there is none."""
         for place, unit_id in enumerate(ids, start=1):
             self._blanks = self._blanks + 1 if unit_id == self.model.config.pad_token_id else 0
-            is_late = self._restart_steps is not None and first_step + place >= self._restart_steps
-            if is_late and self._blanks * self._step_s >= PAUSE_S:
+            step = first_step + place
+            is_late = self._restart_steps is not None and step >= self._restart_steps
+            limit = self.model.speechbert.max_steps
+            is_urgent = limit is not None and step >= 0.75 * limit  # before positions run out, any blank will do
+            if is_late and self._blanks * self._step_s >= (self._step_s if is_urgent else PAUSE_S):
                 return place
         return None
 

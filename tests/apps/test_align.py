@@ -260,6 +260,7 @@ def test_align_missing_recording_or_model_is_named(tmp_path, clip, monkeypatch, 
         (["--text", "a", "--reference", "b.wav"], "give one of"),
         (["--text", "a", "--chars", "--format", "srt"], "--format srt is for words"),
         (["--reference", "b.wav", "--format", "vtt"], "neither for --chars nor for --reference"),
+        (["--reference", "b.wav", "--chars"], "--chars is for --text"),
         (["--text", "a", "--format", "textgrid"], "'textgrid' is not one of"),
     ],
 )

@@ -109,3 +109,9 @@ def test_stream_shows_what_is_wrong(causal_folder, model_folder, clip, tmp_path,
     assert "positions for 100 (4.0 s)" in result.stderr
     assert len(result.stdout) > 10
     assert result.stdout.endswith("\n")
+
+
+def test_stream_rate_of_a_file_is_a_usage_error(causal_folder, clip):
+    result = run(clip, "--model", causal_folder, "--rate", "8000")
+    assert result.exit_code == 2
+    assert "--rate is that of PCM on standard input" in " ".join(result.stderr.replace("│", " ").split())

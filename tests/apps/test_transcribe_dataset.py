@@ -89,6 +89,16 @@ def test_references_are_written_and_give_jiwers_error_rates(model_folder, clips,
     assert f"WER {100 * wer:.1f} %, CER {100 * cer:.1f} %" in result.stdout.splitlines()
 
 
+def test_missing_references_are_not_compared(model_folder, clips, tmp_path):
+    (clips / "metadata.csv").write_text('file_name,text\n00.wav,\n01.wav,efg\n02.wav," "\n03.wav,a\n04.wav,\n')
+    result = run(clips, "--output-dir", tmp_path / "out", "--model", model_folder)
+    rows = [row for row in read(tmp_path / "out") if row["reference"].strip()]
+    wer = jiwer.wer(["efg", "a"], [row["text"] for row in rows])
+    assert f"WER {100 * wer:.1f} %" in result.stdout
+    (clips / "metadata.csv").write_text("file_name,text\n" + "".join(f"0{number}.wav,\n" for number in range(5)))
+    assert "WER" not in run(clips, "--output-dir", tmp_path / "none", "--model", model_folder).stdout
+
+
 def test_parquet_holds_what_json_lines_hold_and_is_made_from_what_is_done(model_folder, clips, tmp_path, monkeypatch):
     options = (clips, "--output-dir", tmp_path / "out", "--model", model_folder)
     assert run(*options).exit_code == 0

@@ -134,3 +134,19 @@ def test_tune_with_missing_input_is_one_line_of_error(model, corpus, options, me
     assert (result.exit_code, result.stdout) == (1, "")
     assert message in result.stderr
     assert not (model / "decoder").exists()
+
+
+def test_tune_leaves_out_what_the_model_cannot_hear_and_takes_other_splits_and_columns(model, corpus, tmp_path):
+    (corpus / "train").rename(corpus / "train.100")
+    rows = ["file_name,words", "0.wav,turn on", "short.wav,off", "broken.wav,off", "silent.wav,"]
+    (corpus / "validation" / "metadata.csv").write_text("\n".join(rows) + "\n")
+    for split, name in (("train.100", "0"), ("test", "0")):
+        (corpus / split / "metadata.csv").write_text(f"file_name,words\n{name}.wav,turn off\n")
+    soundfile.write(corpus / "validation" / "short.wav", np.zeros(100, np.float32), RATE_HZ)
+    soundfile.write(corpus / "validation" / "silent.wav", np.zeros(RATE_HZ, np.float32), RATE_HZ)
+    (corpus / "validation" / "broken.wav").write_bytes(b"no sound")
+    arguments = ("--model", model, "--dataset", corpus, "--train-split", "train.100", "--text-column", "words")
+    result = run(*arguments)
+    assert result.exit_code == 0, result.stderr
+    assert "WER on validation" in result.stdout
+    assert result.stdout.strip().endswith("1 utterances")

@@ -98,6 +98,11 @@ def test_read_arpa_accepts_what_other_programs_write(write, changes):
     assert sorted(lm.arrays.log10_prob) == sorted(expected.arrays.log10_prob)
 
 
+def test_read_arpa_with_a_byte_order_mark_is_read(tmp_path):
+    (tmp_path / "lm.arpa").write_text("\n".join(LINES[LINES.index("\\data\\") :]), encoding="utf-8-sig")
+    assert read_arpa(tmp_path / "lm.arpa").score("turn on") < 0
+
+
 @pytest.mark.parametrize("name", ["lm.arpa.gz", "lm.arpa"])
 def test_read_arpa_gzip_is_known_by_its_content(write, tmp_path, name):
     expected = read_arpa(write())

@@ -1,7 +1,9 @@
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from hf_speechft.decoding import automaton
 from hf_speechft.decoding.automaton import build_trie, follow
 
 STRINGS = st.lists(st.binary(max_size=5).map(lambda text: bytes(97 + byte % 3 for byte in text)), max_size=20)
@@ -38,3 +40,11 @@ def test_build_trie_of_all_bytes_keeps_their_order():
 def test_build_trie_of_zero_byte_raises():
     with pytest.raises(ValueError, match="string 1 is b'a.x00'; it needs to be text without zero bytes"):
         build_trie([b"a", b"a\0"])
+
+
+def test_build_trie_compares_strings_a_few_at_a_time(monkeypatch):
+    strings = [f"{number:b}".encode() for number in range(1, 60)]
+    expected = build_trie(strings)
+    monkeypatch.setattr(automaton, "ROWS_AT_ONCE", 7)
+    for found, wanted in zip(build_trie(strings), expected, strict=True):
+        np.testing.assert_array_equal(found, wanted)

@@ -25,11 +25,11 @@ from hf_speechft.decoding.longform import (
     ChunkPlan,
     TimedWord,
     _pause,
-    _search,
     _timed_words,
     cut_chunks,
     join_chunks,
     plan_chunks,
+    search_passages,
     transcribe,
     transcribe_batch,
 )
@@ -340,7 +340,7 @@ def test_search_passages_match_one_whole_search(processor, piece_steps):
     sentences = [SENTENCES[place] for place in rng.choice(len(SENTENCES), 25)]
     log_probs, pauses = spoken_log_probs(rng, sentences)
     pieces = [log_probs[start : start + piece_steps] for start in range(0, len(log_probs), piece_steps)]
-    found = list(_search(pieces, decoder, 250))
+    found = list(search_passages(pieces, decoder, 250))
     words = [word for first_step, hypothesis in found for word in _timed_words(hypothesis, first_step, 0.04)]
     assert [word.text for word in words] == " ".join(sentences).split()
     whole = decoder.decode(log_probs[None])[0][0]
@@ -355,8 +355,8 @@ def test_search_passages_match_one_whole_search(processor, piece_steps):
 def test_search_recording_of_one_passage_is_not_cut(processor):
     decoder = CTCDecoder.from_processor(processor, beam_width=4)
     log_probs, _ = spoken_log_probs(np.random.default_rng(0), SENTENCES)
-    assert len(list(_search([log_probs], decoder, len(log_probs)))) == 1
-    assert len(list(_search([log_probs], decoder, len(log_probs) - 1))) == 2
+    assert len(list(search_passages([log_probs], decoder, len(log_probs)))) == 1
+    assert len(list(search_passages([log_probs], decoder, len(log_probs) - 1))) == 2
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """The pipeline: stock arguments give what transformers gives, the others what a CTCDecoder gives for the logits."""
 
 import json
+from difflib import SequenceMatcher
 from types import SimpleNamespace
 
 import huggingface_hub
@@ -195,6 +196,24 @@ def decoded(monkeypatch):
 
     monkeypatch.setattr(CTCDecoder, "decode", record_and_decode)
     return arrays
+
+
+@pytest.mark.parametrize("return_timestamps", ["word", "char"])
+def test_call_searches_long_recordings_passage_by_passage(ours, decoded, return_timestamps):
+    recording = sound(100.0)
+    found = ours(recording, chunk_length_s=3.0, num_beams=4, return_timestamps=return_timestamps)
+    longest = round(30.0 * RATE_HZ / ours._align_to)
+    assert len(decoded) >= 4
+    assert max(log_probs.shape[1] for log_probs in decoded) <= longest
+    assert sum(log_probs.shape[1] for log_probs in decoded) > 3 * longest
+    times = [time for chunk in found["chunks"] for time in chunk["timestamp"]]
+    assert times == sorted(times)
+    assert 95 < times[-1] <= 100.1
+    texts = [chunk["text"] for chunk in found["chunks"]]
+    assert found["text"] == (" " if return_timestamps == "word" else "").join(texts)
+    whole = ours(recording, chunk_length_s=3.0, num_beams=4, return_nbest=1)["text"]  # n-best lists are of all of it
+    assert decoded[-1].shape[1] > 3 * longest
+    assert SequenceMatcher(None, found["text"], whole).ratio() > 0.95
 
 
 @pytest.mark.parametrize("batch_size", [1, 3])

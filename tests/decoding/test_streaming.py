@@ -187,6 +187,19 @@ def test_recording_longer_than_the_positions_raises(make_processor, waveform):
         recognizer.accept(waveform)
 
 
+def test_restart_comes_before_positions_run_out(make_processor, waveform):
+    """Of 5.1 s: after the half of them in a pause, after three quarters in any blank."""
+    model = make_model(GPT2)
+    with torch.no_grad():
+        model.head.bias[0] = 6.0
+    recognizer = StreamingRecognizer(model, make_processor(), sampling_rate=RATE_HZ, restart_s=60.0)
+    recording = np.tile(waveform, 4)
+    for start in range(0, len(recording), 1_280):
+        recognizer.accept(recording[start : start + 1_280])
+    recognizer.finish()
+    assert recognizer.words[-1].end_s > 10
+
+
 def restarted(model, processor, waveform, restart_s):
     """Text, and where the model forgets, with a pass of the rest from each pause on."""
     step_samples = model.config.inputs_to_logits_ratio
@@ -197,7 +210,9 @@ def restarted(model, processor, waveform, restart_s):
         inputs = processor(audio=waveform[start : start + 5 * RATE_HZ], sampling_rate=RATE_HZ)
         ids = model.generate(**inputs)[0].tolist()
         ends = range(max(restart_steps, pause_steps), len(ids) - 1)
-        end = next((end for end in ends if not any(ids[end - pause_steps : end])), None)
+        needed = [1 if end >= 0.75 * model.speechbert.max_steps else pause_steps for end in ends]
+        pauses = (end for end, blanks in zip(ends, needed, strict=True) if not any(ids[end - blanks : end]))
+        end = next(pauses, None)
         texts.append(processor.tokenizer.decode(ids[:end], skip_special_tokens=True))
         start = None if end is None else start + end * step_samples
     return " ".join(filter(None, texts)), starts
