@@ -60,7 +60,7 @@ machine      2 CPU cores, AMD EPYC; float32"""
 
 def make_run(**changes):
     training = {"method": "lora", "per_device_train_batch_size": 8, "batch_seconds": None, "batch_clips": None}
-    training |= {"gradient_accumulation_steps": 2, "world_size": 1, "bf16": False}
+    training |= {"gradient_accumulation_steps": 2, "world_size": 1, "precision": "float32"}
     return SimpleNamespace(
         folder="runs/an4",
         checkpoint=changes.pop("checkpoint", None),
@@ -80,7 +80,9 @@ def test_summary_has_every_fact_in_lines_that_fit():
 def test_summary_of_many_units_batches_by_seconds_processes_and_a_resumed_run():
     units = [f"##{index}" for index in range(1000)]
     stage = replace(STAGE, updates_done=1000)
-    run = make_run(batch_seconds=100.0, batch_clips=64, world_size=2, bf16=True, checkpoint="runs/an4/checkpoint-1000")
+    run = make_run(
+        batch_seconds=100.0, batch_clips=64, world_size=2, precision="bfloat16", checkpoint="runs/an4/checkpoint-1000"
+    )
     text = " ".join(summary(replace(FORECAST, units=units, stages=[stage], memory_gb=None), run).split())
     assert "##59 and 940 more" in text
     assert "batches 100 s and 64 clips at most; an update takes 2 on each of 2 processes" in text
