@@ -15,7 +15,8 @@ import numpy as np
 from hf_speechft.data.audio import load_audio, stream_audio
 from hf_speechft.data.batching import cut_buckets
 
-from .longform import PASSAGE_S, plan_chunks, transcribe, transcribe_batch
+from .longform import plan_chunks, transcribe, transcribe_batch
+from .passages import PASSAGE_S
 
 if TYPE_CHECKING:
     from hf_speechft.model.modeling_speechbert import SpeechBertForCTC

@@ -20,6 +20,7 @@ from torch.nn.utils.rnn import pad_sequence
 from hf_speechft.model.frontend_speechbert import output_lengths
 from hf_speechft.model.tokenization_speechbert import WORD_START
 
+from .passages import PASSAGE_S, search_passages
 from .transcript import TimedWord, Transcript
 
 if TYPE_CHECKING:
@@ -42,7 +43,6 @@ __all__ = [
 DEFAULT_CHUNK_S = 20.0
 MARGINS_PER_CHUNK = 6  # as stride_length_s of transformers' pipeline
 SEAM_REACH_STEPS = 2  # steps on either side of a seam on which both chunks should agree
-PASSAGE_S = 30.0  # what a beam search takes at once, at most
 
 
 @dataclass(frozen=True)
@@ -330,59 +330,11 @@ def _recognise(
             yield Chunk(start, row[:steps], row[:steps] if log_probs is None else log_probs[place, :steps])
 
 
-def search_passages(
-    pieces: Iterable[np.ndarray], decoder: "CTCDecoder", longest: int
-) -> "Iterator[tuple[int, Hypothesis]]":
-    """Search passage by passage, as pieces of log-probabilities come, so that memory does not grow with the recording.
-
-    Args:
-        pieces: `(steps, vocab)` each, which follow one another.
-        decoder: The beam search.
-        longest: Steps that a passage has at most; it ends in a pause.
-
-    Yields:
-        First step and best hypothesis of each passage.
-
-    Raises:
-        ValueError: The recording is longer than a passage, and the decoder has phrases.
-    """
-    waiting, first_step = [], 0
-    for piece in pieces:
-        waiting.append(piece)
-        while sum(map(len, waiting)) > longest:
-            if decoder.phrases is not None:
-                raise ValueError(
-                    f"the recording is longer than {PASSAGE_S:g} s, and with phrases all of it has to be one of them; "
-                    "cut it into a recording for each utterance, or leave the phrases out"
-                )
-            log_probs = np.concatenate(waiting)
-            cut = _pause(log_probs[: longest + 1, decoder.blank_id])
-            yield first_step, decoder.decode(log_probs[None, :cut])[0][0]
-            waiting, first_step = [log_probs[cut:]], first_step + cut
-    if waiting:
-        yield first_step, decoder.decode(np.concatenate(waiting)[None])[0][0]
-
-
 def _timed_words(hypothesis: "Hypothesis", first_step: int, step_s: float) -> Iterator[TimedWord]:
     """Words of a passage that begins at `first_step`, in seconds."""
     for word in hypothesis.words:
         start_s, end_s = ((first_step + step) * step_s for step in (word.start_step, word.end_step))
         yield TimedWord(word.text, start_s, end_s, word.confidence)
-
-
-def _pause(blank_log_probs: np.ndarray) -> int:
-    """Middle of the longest pause in the second half of a passage: of the most steps in which blank is likely.
-
-    Where there is none, the step at which blank is likeliest.
-    """
-    half = len(blank_log_probs) // 2
-    is_pause = blank_log_probs[half:] > np.log(0.5)
-    edges = np.flatnonzero(np.diff(np.concatenate([[False], is_pause, [False]])))
-    if len(edges) == 0:
-        return half + int(blank_log_probs[half:].argmax())
-    starts, ends = edges[::2], edges[1::2]
-    longest = int((ends - starts).argmax())
-    return half + int(starts[longest] + ends[longest]) // 2
 
 
 def _words(pieces: Iterable[Sequence[int]], tokenizer: "SpeechBertTokenizer", step_s: float) -> Iterator[TimedWord]:

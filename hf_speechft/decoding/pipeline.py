@@ -25,7 +25,7 @@ from transformers.utils import cached_file
 from .align import viterbi_path
 from .decoder import CTCDecoder, Hypothesis
 from .decoder_files import CONFIG_FILE, DECODER_FOLDER, LM_FILE, SETTINGS, load_decoder
-from .longform import PASSAGE_S, search_passages
+from .passages import PASSAGE_S, search_passages
 
 if TYPE_CHECKING:
     from transformers import FeatureExtractionMixin, PreTrainedModel, PreTrainedTokenizerBase
