@@ -22,7 +22,6 @@ import codecs
 import gzip
 import io
 import itertools
-import os
 import re
 import zlib
 from collections import defaultdict
@@ -33,7 +32,7 @@ from typing import BinaryIO, NamedTuple
 
 import numpy as np
 
-from .ngram import SPECIAL_WORDS, NGramLM, NodeRows, join_orders
+from .ngram import SPECIAL_WORDS, NGramLM, NodeRows, join_orders, replaced_when_whole
 
 __all__ = ["read_arpa", "write_arpa"]
 
@@ -96,13 +95,8 @@ def write_arpa(lm: NGramLM, path: str | Path) -> None:
     Raises:
         OSError: The file cannot be written.
     """
-    path = Path(path)
-    partial = path.with_name(f"{path.name}.partial")
-    try:
-        _write_lines(lm, partial, is_compressed=path.suffix == ".gz")
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+    with replaced_when_whole(path) as partial:
+        _write_lines(lm, partial, is_compressed=str(path).endswith(".gz"))
 
 
 def _write_lines(lm: NGramLM, path: Path, is_compressed: bool) -> None:

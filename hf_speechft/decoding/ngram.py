@@ -14,7 +14,8 @@ faster and smaller language model queries", section 4.1 (states without words th
 
 import json
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
@@ -26,12 +27,24 @@ from safetensors.numpy import save_file
 from .automaton import find_sorted
 from .compiled import compiled, compiled_small
 
-__all__ = ["NGramArrays", "NGramLM", "NodeRows", "join_orders", "next_state", "score_word"]
+__all__ = ["NGramArrays", "NGramLM", "NodeRows", "join_orders", "next_state", "replaced_when_whole", "score_word"]
 
 SPECIAL_WORDS = ("<unk>", "<s>", "</s>")  # ids 0, 1 and 2 of every model
 BEGIN_NODE = 2  # the unigram of <s>
 FORMAT = "hf_speechft n-gram model, version 1"
 _DTYPES = {"F32": np.float32, "I32": np.int32, "U8": np.uint8}  # names in safetensors files
+
+
+@contextmanager
+def replaced_when_whole(path: str | Path) -> Iterator[Path]:
+    """Give a file to write to, which takes the place of the one at `path` when it is complete."""
+    path = Path(path)
+    partial = path.with_name(f"{path.name}.partial")
+    try:
+        yield partial
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 class NGramArrays(NamedTuple):
@@ -249,16 +262,12 @@ class NGramLM:
             path: A file; one that exists is replaced when the new one is complete, because models that were loaded
                 from it go on reading it.
         """
-        path = Path(path)
         tensors = dict(self.arrays._asdict(), words=np.frombuffer("\n".join(self.words).encode(), dtype=np.uint8))
-        partial = path.with_name(f"{path.name}.partial")
         try:
-            save_file(tensors, partial, metadata={"format": FORMAT, "order": str(self.order)})
-            os.replace(partial, path)
+            with replaced_when_whole(path) as partial:
+                save_file(tensors, partial, metadata={"format": FORMAT, "order": str(self.order)})
         except SafetensorError as error:
             raise OSError(f"{path} cannot be written: {error}") from error
-        finally:
-            partial.unlink(missing_ok=True)
 
     @classmethod
     def load(cls, path: str | Path) -> "NGramLM":
