@@ -89,14 +89,15 @@ def _align_text(
     except ValueError as error:
         raise ValueError(f"{recording}: {error}") from error
     duration_s = len(waveform) / rate_hz
-    words = _within(_as_written(alignment.words, text, normalizer), duration_s)
+    separator = processor.tokenizer.separator
+    words = _within(_as_written(alignment.words, text, normalizer, separator), duration_s)
     characters = _within(alignment.characters, duration_s)
     if output_format is Format.SRT:
-        return to_srt(make_cues(words))
+        return to_srt(make_cues(words, separator=separator))
     if output_format is Format.VTT:
-        return to_vtt(make_cues(words))
+        return to_vtt(make_cues(words, separator=separator))
     if output_format is Format.JSON:
-        line = {"file": recording, "text": " ".join(word.text for word in words), "words": _fields(words)}
+        line = {"file": recording, "text": separator.join(word.text for word in words), "words": _fields(words)}
         if has_chars:
             line["characters"] = _fields(characters)
         return json.dumps({**line, "duration_s": round(duration_s, 3)}, ensure_ascii=False) + "\n"
@@ -123,25 +124,26 @@ def _log_probs(waveform: "np.ndarray", model: "SpeechBertForCTC", processor: "Sp
     return np.concatenate(list(join_chunks(recognised())))
 
 
-def _as_written(words: "list[TimedWord]", text: str, normalizer: str) -> "list[TimedWord]":
+def _as_written(words: "list[TimedWord]", text: str, normalizer: str, separator: str) -> "list[TimedWord]":
     """Give words back the case and punctuation of the text, unless it cannot be normalised word by word.
 
     What is written apart and not spoken, such as a dash, stays with the word before it, or after it at the start.
     """
     from hf_speechft.data.text import normalize_text
 
-    parts = [normalize_text(written, normalizer).split() for written in text.split()]
+    pieces = text.split() if separator else [character for character in text if not character.isspace()]
+    parts = [normalize_text(written, normalizer).split() for written in pieces]
     if [part for spoken in parts for part in spoken] != [word.text for word in words]:
         return words
     restored, waiting, place = [], "", 0
-    for written, spoken in zip(text.split(), parts, strict=True):
+    for written, spoken in zip(pieces, parts, strict=True):
         if spoken:
             restored.append(_joined(words[place : place + len(spoken)], waiting + written))
             waiting, place = "", place + len(spoken)
         elif restored:
-            restored[-1] = replace(restored[-1], text=f"{restored[-1].text} {written}")
+            restored[-1] = replace(restored[-1], text=f"{restored[-1].text}{separator}{written}")
         else:
-            waiting += f"{written} "
+            waiting += written + separator
     return restored
 
 

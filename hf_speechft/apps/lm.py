@@ -34,6 +34,11 @@ NormalizerOption = Annotated[
     Normalizer, typer.Option(help="How the text is written before words are counted. Use the recogniser's.")
 ]
 
+CharactersOption = Annotated[
+    bool,
+    typer.Option("--characters", help="Each character is a word, as to recognisers of Chinese, Japanese and Thai."),
+]
+
 
 @app.command()
 def build(
@@ -46,6 +51,7 @@ def build(
     ],
     order: Annotated[int, typer.Option(help="Words in the longest n-grams; KenLM reads 6 or fewer.")] = 4,
     normalizer: NormalizerOption = Normalizer.NONE,
+    characters: CharactersOption = False,
 ) -> None:
     """Estimate an n-gram language model with modified Kneser-Ney smoothing.
 
@@ -54,7 +60,7 @@ def build(
     start_s = time.perf_counter()
     try:
         _check_output(output, order)
-        text = _Text(files, normalizer)
+        text = _Text(files, normalizer, characters)
         lm = _estimate(text, order)
         _write(lm, output)
     except ValueError as error:
@@ -68,6 +74,7 @@ def score(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="What `lm build` wrote, or any ARPA file.")],
     files: TextFiles,
     normalizer: NormalizerOption = Normalizer.NONE,
+    characters: CharactersOption = False,
 ) -> None:
     """Score sentences: log10 of the probability, a tab, and the sentence; the perplexity comes last, on stderr.
 
@@ -75,7 +82,7 @@ def score(
     """
     try:
         lm = load_lm(model)
-        text = _Text(files, normalizer)
+        text = _Text(files, normalizer, characters)
         total, words, unknown = 0.0, 0, 0
         for line in text:
             log10_prob = lm.score(line)
@@ -122,18 +129,19 @@ class _Text:
     Args:
         files: Paths.
         normalizer: Name of a text normaliser.
+        characters: Whether each character is a word.
 
     Attributes:
         sentences: Lines given out so far.
         place: File and line that was read last.
     """
 
-    def __init__(self, files: list[str], normalizer: str) -> None:
+    def __init__(self, files: list[str], normalizer: str, characters: bool) -> None:
         for file in files:
             if Path(file).is_dir() or not Path(file).exists():  # pipes are neither files nor folders
                 problem = "is a folder" if Path(file).is_dir() else "does not exist"
                 raise _TextError(f"{file} {problem}; give text files, one sentence a line")
-        self.files, self.normalizer = files, normalizer
+        self.files, self.normalizer, self.characters = files, normalizer, characters
         self.sentences, self.place = 0, ""
 
     def __iter__(self) -> Iterator[str]:
@@ -145,12 +153,12 @@ class _Text:
         with tqdm(total=total, unit="B", unit_scale=True, leave=False, disable=not sys.stderr.isatty()) as bar:
             for raw in self._raw_lines():
                 try:
-                    line = " ".join(normalize_text(raw.decode(), self.normalizer).split())
+                    words = normalize_text(raw.decode(), self.normalizer).split()
                 except UnicodeDecodeError as error:
                     raise _TextError(f"{self.place} is not UTF-8; convert the file") from error
-                if line:
+                if words:
                     self.sentences += 1
-                    yield line
+                    yield " ".join("".join(words) if self.characters else words)
                 bar.update(len(raw))
 
     def _raw_lines(self) -> Iterator[bytes]:

@@ -77,8 +77,7 @@ def transcribe(
     for file, target in zip(files, targets, strict=True):
         try:
             transcript = _transcribe_file(file, *loaded, decoder, chunk_s, batch_size)
-            separator = " " if decoder is None else decoder.units.separator
-            result = _render(file, transcript, output_format, separator)
+            result = _render(file, transcript, output_format, loaded[1].tokenizer.separator)
             if target is not None:
                 write_text(target, result)
                 continue

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from hf_speechft.decoding import CTCDecoder, NGramLM
     from hf_speechft.decoding.rescoring import SentenceScorer
+    from hf_speechft.model.processing_speechbert import SpeechBertProcessor
 
 
 def tune(
@@ -93,6 +94,7 @@ def _tune(
         NBEST,
         decode_batch,
         emissions,
+        error_unit,
         tune_decoder,
         tune_rescoring,
         tuning_sample,
@@ -106,21 +108,22 @@ def _tune(
     validation, _ = filter_corpus(
         corpus["validation"], min_duration_s=shortest_s, max_duration_s=longest_s, name=split
     )
-    decoder = CTCDecoder.from_processor(processor, lm=_find_lm(lm, model, corpus), beam_width=beams, **kept)
+    decoder = CTCDecoder.from_processor(processor, lm=_find_lm(lm, model, corpus, processor), beam_width=beams, **kept)
     utterances = tuning_sample(validation)
     options = {"batch_size": batch_size, "show_progress": sys.stderr.isatty(), "description": split}
     batches = list(emissions(recogniser, processor, utterances, **options))
     references = utterances["text"][:]
-    tuned, wer = tune_decoder(decoder, batches, references)
+    tuned, rate = tune_decoder(decoder, batches, references)
     if scorer is not None:
         nbest = [hypotheses for batch in batches for hypotheses in decode_batch(tuned, batch, NBEST)]
-        rescoring, wer = tune_rescoring(nbest, scorer, references)
+        rescoring, rate = tune_rescoring(nbest, scorer, references, error_unit(decoder))
         tuned = tuned.with_rescoring(rescoring if rescoring.weight > 0 else None)
     save_atomically(model, lambda folder: tuned.save_pretrained(folder / DECODER_FOLDER))
+    measure = "WER" if error_unit(decoder) == "word" else "CER"
     return (
         f"{model}/{DECODER_FOLDER}: lm_weight {tuned.lm_weight:g}, word_bonus {tuned.word_bonus:g}, "
-        f"unknown_word_score {tuned.unknown_word_score:g}{_rescoring_line(tuned)}; WER on {split} {100 * wer:.1f} %, "
-        f"{len(references)} utterances"
+        f"unknown_word_score {tuned.unknown_word_score:g}{_rescoring_line(tuned)}; {measure} on {split} "
+        f"{100 * rate:.1f} %, {len(references)} utterances"
     )
 
 
@@ -155,9 +158,9 @@ def _rescoring_line(decoder: "CTCDecoder") -> str:
     return f", rescoring weight {decoder.rescoring.weight:g}, word_bonus {decoder.rescoring.word_bonus:g}"
 
 
-def _find_lm(lm: str | None, model: str, corpus: "DatasetDict") -> "NGramLM":
+def _find_lm(lm: str | None, model: str, corpus: "DatasetDict", processor: "SpeechBertProcessor") -> "NGramLM":
     """The language model that is named, the one that the model has, or one of the training transcripts."""
-    from hf_speechft.decoding import NGramLM
+    from hf_speechft.decoding import CTCDecoder, NGramLM
     from hf_speechft.decoding.decoder_files import DECODER_FOLDER, LM_FILE
 
     if lm is not None:
@@ -165,4 +168,5 @@ def _find_lm(lm: str | None, model: str, corpus: "DatasetDict") -> "NGramLM":
     saved = Path(model) / DECODER_FOLDER / LM_FILE
     if saved.is_file():
         return NGramLM.load(saved)
-    return NGramLM.from_text(corpus["train"]["text"][:], 4)
+    units = CTCDecoder.from_processor(processor).units
+    return NGramLM.from_text(map(units.spaced, corpus["train"]["text"][:]), 4)

@@ -18,7 +18,6 @@ import torch
 from torch.nn.utils.rnn import pad_sequence
 
 from hf_speechft.model.frontend_speechbert import output_lengths
-from hf_speechft.model.tokenization_speechbert import WORD_START
 
 from .passages import PASSAGE_S, search_passages
 from .transcript import TimedWord, Transcript
@@ -140,7 +139,7 @@ def transcribe(
         for first_step, hypothesis in search_passages(join_chunks(chunks), decoder, round(PASSAGE_S / step_s)):
             words += _timed_words(hypothesis, first_step, step_s)
             rejection_score = hypothesis.rejection_score  # with phrases there is one passage
-    return _transcript(words, total_samples / sampling_rate_hz, decoder, rejection_score)
+    return _transcript(words, total_samples / sampling_rate_hz, processor.tokenizer.separator, rejection_score)
 
 
 @torch.inference_mode()
@@ -180,15 +179,15 @@ def transcribe_batch(
         words = [list(_timed_words(hypotheses[0], 0, step_s)) for hypotheses in nbest]
         scores = [hypotheses[0].rejection_score for hypotheses in nbest]
     durations_s = [len(waveform) / rate_hz for waveform in waveforms]
-    return [_transcript(*one, decoder, score) for *one, score in zip(words, durations_s, scores, strict=True)]
+    separator = processor.tokenizer.separator
+    return [_transcript(*one, separator, score) for *one, score in zip(words, durations_s, scores, strict=True)]
 
 
 def _transcript(
-    words: list[TimedWord], duration_s: float, decoder: "CTCDecoder | None", rejection_score: float | None
+    words: list[TimedWord], duration_s: float, separator: str, rejection_score: float | None
 ) -> Transcript:
     if words and words[-1].end_s > duration_s:  # the last step may reach beyond the last sample
         words[-1] = replace(words[-1], end_s=duration_s)
-    separator = " " if decoder is None else decoder.units.separator
     return Transcript(separator.join(word.text for word in words), words, duration_s, rejection_score)
 
 
@@ -339,7 +338,7 @@ def _timed_words(hypothesis: "Hypothesis", first_step: int, step_s: float) -> It
 
 def _words(pieces: Iterable[Sequence[int]], tokenizer: "SpeechBertTokenizer", step_s: float) -> Iterator[TimedWord]:
     """Decode word by word as pieces come, so that only words are kept of a long recording."""
-    word_starts = {unit_id for unit, unit_id in tokenizer.get_vocab().items() if unit.startswith(WORD_START)}
+    word_starts = tokenizer.word_start_ids
     waiting, first_step = [], 0
     for piece in pieces:
         waiting += piece

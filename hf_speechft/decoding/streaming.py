@@ -14,7 +14,6 @@ import torch
 
 from hf_speechft.model.backbone_speechbert import check_streaming
 from hf_speechft.model.modeling_speechbert import SpeechBertPast
-from hf_speechft.model.tokenization_speechbert import WORD_START
 
 from .feature_stream import FeatureStream, to_float
 from .longform import decode_words, last_word_start
@@ -75,7 +74,7 @@ class StreamingRecognizer:
         limit = model.speechbert.max_steps
         if limit is not None and self._restart_steps is not None:
             self._restart_steps = min(self._restart_steps, limit // 2)
-        self._word_starts = {unit_id for unit, unit_id in self.tokenizer.get_vocab().items() if unit[0] == WORD_START}
+        self._word_starts = self.tokenizer.word_start_ids
         self._waiting: list[int] = []  # best unit of each step since the last word began
         self._waiting_start = 0  # step of the recording
         self._shown = ""  # what was given out of the waiting word
@@ -93,7 +92,7 @@ class StreamingRecognizer:
     @property
     def text(self) -> str:
         """All that was given out so far."""
-        return " ".join(filter(None, [*(word.text for word in self.words), self._shown]))
+        return self._join(self.words)
 
     def accept(self, samples: np.ndarray | torch.Tensor) -> str:
         """Take the next samples.
@@ -194,9 +193,12 @@ class StreamingRecognizer:
         shown, words = self._shown, len(self.words)
         self._keep_words(last_word_start(self._waiting, self._word_starts))
         self._shown = self.tokenizer.decode(self._waiting, skip_special_tokens=True)
-        text = " ".join(filter(None, [*(word.text for word in self.words[words:]), self._shown]))
-        added = text[len(shown) :]  # it begins with what is shown of a word that goes on
-        return f" {added}" if added and words and not shown else added
+        added = self._join(self.words[words:])[len(shown) :]  # it begins with what is shown of a word that goes on
+        return f"{self.tokenizer.separator}{added}" if added and words and not shown else added
+
+    def _join(self, words: Sequence[TimedWord]) -> str:
+        """Text of some words and of what is shown of the one that waits."""
+        return self.tokenizer.separator.join(filter(None, [*(word.text for word in words), self._shown]))
 
     def _keep_words(self, steps: int) -> None:
         """Move the words of the first waiting steps to `words`."""

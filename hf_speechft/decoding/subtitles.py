@@ -6,10 +6,12 @@ Where to cut is chosen over the whole recording at once: of all ways to cut it, 
 reading time, and of these the one that cuts at the longest pauses and the ends of sentences.
 
 Source: Netflix, "Timed Text Style Guide": at most 42 characters a line, 2 lines, 7 s a cue, and 20 characters a second
-for adults' programmes in English. Its shortest cue of 5/6 s is rounded up to 1 s here.
+for adults' programmes in English. Its shortest cue of 5/6 s is rounded up to 1 s here. Full-width characters, as those
+of Chinese, Japanese and Korean, count as two, and combining marks as none.
 """
 
 import json
+import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -24,7 +26,7 @@ SHORTEST_S = 1.0
 LONGEST_S = 7.0
 CHARACTERS_PER_S = 20.0
 PAUSE_S = 0.5  # words on either side of a longer silence are shown apart
-SENTENCE_PAUSES_S = {".": 1.0, "?": 1.0, "!": 1.0, "…": 1.0, "。": 1.0, ",": 0.3, ";": 0.3, ":": 0.3}
+SENTENCE_PAUSES_S = {**dict.fromkeys(".?!…。？！", 1.0), **dict.fromkeys(",;:，、；：", 0.3)}
 EVENNESS_S = 0.1  # pause that an almost empty cue beside a full one is worth
 
 
@@ -64,7 +66,7 @@ def make_cues(words: Iterable[TimedWord], *, separator: str = " ") -> list[Cue]:
     while first < len(words):
         end = ends[first]
         start_s, limit_s = words[first].start_s, _limit_s(words, first, end)
-        end_s = max(words[end - 1].end_s, start_s + _reading_s(len(separator.join(texts[first:end]))))
+        end_s = max(words[end - 1].end_s, start_s + _reading_s(_width(separator.join(texts[first:end]))))
         lines = _break_lines(texts[first:end], separator)
         cues.append(Cue(start_s, min(end_s, limit_s), lines, tuple(words[first:end])))
         first = end
@@ -124,7 +126,7 @@ def _choose_ends(words: Sequence[TimedWord], texts: Sequence[str], separator: in
     Ways are compared by the seconds of reading time that are missing, then by the pauses within cues. `separator` is
     the length of the separator.
     """
-    lengths = [0, *accumulate(len(text) + separator for text in texts)]
+    lengths = [0, *accumulate(_width(text) + separator for text in texts)]
     line_ends = _line_ends(lengths, separator)
     costs: list[tuple[float, float]] = [(0.0, 0.0)] * (len(words) + 1)
     ends = [0] * len(words)
@@ -185,10 +187,16 @@ def _line_ends(lengths: Sequence[int], separator: int) -> list[int]:
 def _break_lines(texts: Sequence[str], separator: str) -> tuple[str, ...]:
     """Write words in one line, or in two whose longer one is as short as possible, and the lower one if they can."""
     line = separator.join(texts)
-    if len(line) <= LINE_CHARACTERS or len(texts) == 1:
+    if _width(line) <= LINE_CHARACTERS or len(texts) == 1:
         return (line,)
     pairs = [(separator.join(texts[:cut]), separator.join(texts[cut:])) for cut in range(1, len(texts))]
-    return min(pairs, key=lambda pair: (max(map(len, pair)), len(pair[0])))
+    return min(pairs, key=lambda pair: (max(map(_width, pair)), _width(pair[0])))
+
+
+def _width(text: str) -> int:
+    """Characters that a text is as wide as."""
+    narrow = sum(unicodedata.category(character) not in ("Mn", "Me", "Cf") for character in text)
+    return narrow + sum(unicodedata.east_asian_width(character) in "WF" for character in text)
 
 
 def _reading_s(characters: int) -> float:

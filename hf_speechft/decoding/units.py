@@ -7,13 +7,15 @@ its piece of that stream:
     SentencePiece                 ▁the -> " the" ing -> "ing"
     WordPiece                     the -> " the"  ##ing -> "ing"
     byte-level BPE                Ġthe -> " the" ing -> "ing"
-    no word marks (Chinese)       你好 -> "你 好 "
+    no word marks (Chinese)       你好 -> " 你 好" ิ -> "ิ"
 
 A space in a piece ends the word that is open; where none is open it does nothing. So language models, hot words and
-phrases read one kind of stream, whatever the tokens are.
+phrases read one kind of stream, whatever the tokens are. Without word marks a character is a word, together with the
+combining marks behind it (Thai vowels and tones).
 """
 
 import re
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -68,8 +70,16 @@ class Units:
         >>> read_units(["<pad>", "|", "a", "b"], 0).stream(" ab  a ")
         b'ab a '
         """
-        words = text.split() if self.separator else [character for character in text if not character.isspace()]
-        return "".join(f"{word} " for word in words).encode()
+        spaced = text if self.separator else _space_characters("".join(text.split()))
+        return "".join(f"{word} " for word in spaced.split()).encode()
+
+    def spaced(self, text: str) -> str:
+        """Write a text with a space between two words, as n-gram models count them.
+
+        >>> read_units(["<pad>", "你", "好"], 0).spaced("你好")
+        '你 好'
+        """
+        return self.stream(text).decode().rstrip()
 
     def can_write(self, text: str) -> bool:
         """Tell whether some sequence of tokens writes this text."""
@@ -81,7 +91,7 @@ class Units:
         for end in range(2, len(stream) + 1):
             starts = range(max(0, end - longest), end)
             reached[end] = any(reached[start] and stream[start:end] in pieces for start in starts)
-        return reached[-1] or (bool(self.separator) and reached[-2])  # so may the last one
+        return reached[-1] or reached[-2]  # so may the last one
 
     def unknown_characters(self, text: str) -> list[str]:
         """Characters of a text that no token writes, sorted."""
@@ -143,7 +153,12 @@ def _plain(token: str | None) -> bytes:
 
 def _characters(token: str | None) -> bytes:
     """Each character as a word of its own."""
-    return b"".join(character.encode() + b" " for character in _plain(token).decode() if not character.isspace())
+    return _space_characters("".join(_plain(token).decode().split())).encode()
+
+
+def _space_characters(text: str) -> str:
+    """Put a space before each character that is no combining mark."""
+    return "".join(char if unicodedata.category(char).startswith("M") else f" {char}" for char in text)
 
 
 def _with_plain_spaces(piece: bytes) -> bytes:

@@ -43,6 +43,7 @@ class SpeechBertProcessor(ProcessorMixin):
         texts: Iterable[str],
         vocabulary: str = "char",
         text_normalizer: str = "none",
+        word_marks: bool = True,
         revision: str | None = None,
         token: str | bool | None = None,
         **feature_options: object,
@@ -54,6 +55,8 @@ class SpeechBertProcessor(ProcessorMixin):
             texts: Normalised transcripts of the training split; the units come from them.
             vocabulary: `char`, or `native` for the checkpoint's own tokens that occur in the texts.
             text_normalizer: Name of the normaliser that the texts went through; saved with the tokenizer.
+            word_marks: Whether units tell where words begin. `False` for scripts that write no spaces between words,
+                such as Chinese, Japanese and Thai: then each character is a word to the decoder.
             revision: Branch, tag or commit of the checkpoint.
             token: Access token for the Hub.
             **feature_options: Arguments of `SpeechBertFeatureExtractor`, such as `feature_type="log_mel"`.
@@ -64,7 +67,9 @@ class SpeechBertProcessor(ProcessorMixin):
         Raises:
             ValueError: The vocabulary's name is unknown or the texts are empty.
         """
-        units, checkpoint_ids = build_vocabulary(name_or_path, texts, vocabulary, revision=revision, token=token)
+        units, checkpoint_ids = build_vocabulary(
+            name_or_path, texts, vocabulary, word_marks, revision=revision, token=token
+        )
         with tempfile.TemporaryDirectory() as folder:
             vocab_file = Path(folder) / "vocab.json"
             vocab_file.write_text(json.dumps({unit: index for index, unit in enumerate(units)}), encoding="utf-8")

@@ -6,9 +6,13 @@ units joined with `▁` read as a space.
 
 - `char` holds `▁` and single characters.
 - `native` holds, besides these, the text checkpoint's own tokens as far as they occur in the training text.
+
+A vocabulary for a script that writes no spaces, such as Chinese, holds no `▁`: there spaces of a sentence are left
+out, and each character is a word of its own, together with the combining marks behind it.
 """
 
 import json
+import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -68,6 +72,21 @@ class SpeechBertTokenizer(PreTrainedTokenizer):
         )
 
     @property
+    def separator(self) -> str:
+        """What stands between two words in text: a space, or nothing where the units mark no words."""
+        return " " if WORD_START in self.unit_ids else ""
+
+    @property
+    def word_start_ids(self) -> set[int]:
+        """Ids of the units that begin a word: those with `▁`, or, where none is, all but combining marks."""
+        special = set(self.all_special_tokens)
+
+        def begins_word(unit: str) -> bool:
+            return unit.startswith(WORD_START) if self.separator else not (unit in special or _is_combining(unit[0]))
+
+        return {unit_id for unit, unit_id in self.get_vocab().items() if begins_word(unit)}
+
+    @property
     def vocab_size(self) -> int:
         """Number of units, blank and unknown included."""
         return len(self.unit_ids)
@@ -79,7 +98,8 @@ class SpeechBertTokenizer(PreTrainedTokenizer):
     def _tokenize(self, text: str, **kwargs: object) -> list[str]:
         """Cut text greedily into the longest known units; a character that is in none becomes `<unk>`."""
         words = text.replace(WORD_START, " ").split()
-        sentence = WORD_START + WORD_START.join(words) if words else ""
+        mark = WORD_START if self.separator else ""
+        sentence = mark + mark.join(words) if words else ""
         added = self.added_tokens_encoder.keys() - set(self.all_special_tokens)
         known = self.text_units | added if added else self.text_units
         longest = max(self.longest_unit, *map(len, added)) if added else self.longest_unit
@@ -197,21 +217,17 @@ class SpeechBertTokenizer(PreTrainedTokenizer):
             step += steps
         return spans
 
-    @staticmethod
-    def _get_word_offsets(char_offsets: list[dict], word_delimiter_char: str = " ") -> list[dict]:
+    def _get_word_offsets(self, char_offsets: list[dict], word_delimiter_char: str = " ") -> list[dict]:
         """Join character offsets to word offsets. The ASR pipeline calls this by its name."""
-        words = []
-        for is_delimiter, run in groupby(char_offsets, lambda offset: offset["char"] == word_delimiter_char):
-            if is_delimiter:
-                continue
-            run = list(run)
-            words.append(
-                {
-                    "word": "".join(offset["char"] for offset in run),
-                    "start_offset": run[0]["start_offset"],
-                    "end_offset": run[-1]["end_offset"],
-                }
-            )
+        words, before = [], word_delimiter_char
+        for offset in char_offsets:
+            char = offset["char"]
+            if char != word_delimiter_char:
+                if before == word_delimiter_char or not (self.separator or _is_combining(char)):
+                    words.append({"word": "", "start_offset": offset["start_offset"]})
+                words[-1]["word"] += char
+                words[-1]["end_offset"] = offset["end_offset"]
+            before = char
         return words
 
     def save_vocabulary(self, save_directory: str, filename_prefix: str | None = None) -> tuple[str]:
@@ -228,6 +244,11 @@ class SpeechBertTokenizerOutput(ModelOutput):
     text: str | list[str]
     char_offsets: list | None = None
     word_offsets: list | None = None
+
+
+def _is_combining(char: str) -> bool:
+    """Tell whether a character is written onto the one before it, as Thai vowels and tones are."""
+    return unicodedata.category(char).startswith("M")
 
 
 def _char_offsets(spans: Sequence[tuple[str, int, int]]) -> list[dict]:
@@ -249,7 +270,7 @@ def _char_offsets(spans: Sequence[tuple[str, int, int]]) -> list[dict]:
 
 
 def build_vocabulary(
-    name_or_path: str, texts: Iterable[str], vocabulary: str, **hub_options: object
+    name_or_path: str, texts: Iterable[str], vocabulary: str, word_marks: bool = True, **hub_options: object
 ) -> tuple[list[str], list[int] | None]:
     """List the units for a training text.
 
@@ -257,6 +278,7 @@ def build_vocabulary(
         name_or_path: The text checkpoint, whose tokenizer gives the units of `native`.
         texts: Normalised training transcripts.
         vocabulary: `char` or `native`.
+        word_marks: Whether units tell where words begin; `False` for scripts without spaces between words.
         **hub_options: `revision`, `token` and the like for the checkpoint's tokenizer.
 
     Returns:
@@ -270,12 +292,13 @@ def build_vocabulary(
     words = sorted({word for text in texts for word in text.replace(WORD_START, " ").split()})
     if not words:
         raise ValueError("the texts hold no character; a vocabulary is built from the training transcripts")
-    units = [*SPECIAL_TOKENS, WORD_START, *sorted({char for word in words for char in word})]
+    marks = [WORD_START] if word_marks else []
+    units = [*SPECIAL_TOKENS, *marks, *sorted({char for word in words for char in word})]
     if vocabulary == "char":
         return units, None
     ids = dict.fromkeys(units, -1)
     for unit, checkpoint_id in _checkpoint_units(AutoTokenizer.from_pretrained(name_or_path, **hub_options), words):
-        ids[unit] = checkpoint_id
+        ids[unit if word_marks else unit.removeprefix(WORD_START)] = checkpoint_id
     return list(ids), list(ids.values())
 
 

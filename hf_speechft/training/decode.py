@@ -18,7 +18,15 @@ from hf_speechft.decoding.rescoring import SentenceScorer
 from hf_speechft.model.modeling_speechbert import SpeechBertForCTC
 from hf_speechft.model.processing_speechbert import SpeechBertProcessor
 from hf_speechft.training.memory import is_out_of_memory
-from hf_speechft.training.tuning import NBEST, decode_batch, emissions, tune_decoder, tune_rescoring, tuning_sample
+from hf_speechft.training.tuning import (
+    NBEST,
+    decode_batch,
+    emissions,
+    error_unit,
+    tune_decoder,
+    tune_rescoring,
+    tuning_sample,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -83,14 +91,13 @@ def decode_finally(
         The decodings, rescoring only where its model can score text; and the decoder with the n-gram model and the
         weights that were found.
     """
-    decoder = CTCDecoder.from_processor(
-        processor, lm=NGramLM.from_text(plan.lm_lines, plan.lm_order), beam_width=plan.beam_width
-    )
+    plain = CTCDecoder.from_processor(processor, beam_width=plan.beam_width)
+    lm = NGramLM.from_text(map(plain.units.spaced, plan.lm_lines), plan.lm_order)
+    decoder = CTCDecoder.from_processor(processor, lm=lm, beam_width=plan.beam_width)
     validation = tuning_sample(validation)
     options = {"batch_size": plan.batch_size, "show_progress": plan.show_progress, "unreadable": plan.unreadable}
     batches = list(emissions(model, processor, validation, description="validation", **options))
     decoder, _ = tune_decoder(decoder, batches, validation["text"])
-    plain = CTCDecoder.from_processor(processor, beam_width=plan.beam_width)
     beam, with_lm = [], []
     for batch in emissions(model, processor, test, description="test", **options):
         beam += decode_batch(plain, batch)
@@ -126,7 +133,7 @@ def _rescore(
 ) -> Decoding:
     """Find the rescoring weights on the validation split, and rescore the test split's n-best lists."""
     lists = [hypotheses for batch in batches for hypotheses in decode_batch(decoder, batch, NBEST)]
-    rescoring, _ = tune_rescoring(lists, scorer, references)
+    rescoring, _ = tune_rescoring(lists, scorer, references, error_unit(decoder))
     name = scorer.name_or_path
     added = {
         "rescoring_model": Path(name).name if Path(name).is_dir() else name,

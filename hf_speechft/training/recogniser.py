@@ -7,7 +7,7 @@ cannot write get units of their own, and rows of its head that start untrained.
 import json
 import logging
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,8 +16,10 @@ from transformers import AutoConfig, PreTrainedConfig
 
 from hf_speechft import SpeechBertConfig, SpeechBertForCTC, SpeechBertProcessor, SpeechBertTokenizer
 from hf_speechft.data.demo import demo_checkpoint
+from hf_speechft.data.text import lacks_spaces
 from hf_speechft.model.backbone_speechbert import set_attention_dropout, set_body_dropout
 from hf_speechft.model.normalization_speechbert import CAUSAL_NORMALIZE_MODES
+from hf_speechft.model.tokenization_speechbert import WORD_START
 from hf_speechft.training.arguments import PACKAGED_MINILM, DataArguments, ModelArguments
 
 logger = logging.getLogger(__name__)
@@ -58,7 +60,7 @@ def adopt_speechbert(model: ModelArguments) -> ModelArguments:
     return replace(model, **decided)
 
 
-def make_processor(model: ModelArguments, data: DataArguments, texts: Iterable[str]) -> SpeechBertProcessor:
+def make_processor(model: ModelArguments, data: DataArguments, texts: Sequence[str]) -> SpeechBertProcessor:
     """Make the processor, its vocabulary from the training transcripts, or load it and add what it cannot write.
 
     Args:
@@ -71,11 +73,15 @@ def make_processor(model: ModelArguments, data: DataArguments, texts: Iterable[s
     """
     if is_speechbert(model):
         return _load_processor(model, data, texts)
+    is_unspaced = lacks_spaces(texts)
+    if is_unspaced:
+        logger.info("the transcripts are in a script without spaces: each character is a word to the decoder")
     return SpeechBertProcessor.from_text_pretrained(
         find_checkpoint(model),
         texts=texts,
         vocabulary=model.vocabulary,
         text_normalizer=data.text_normalizer,
+        word_marks=not is_unspaced,
         revision=model.model_revision,
         feature_type=model.feature_type,
         feature_size=model.feature_size,
@@ -170,7 +176,7 @@ def find_rescoring_model(model: ModelArguments, goes_on: bool) -> str | None:
     return name
 
 
-def _load_processor(model: ModelArguments, data: DataArguments, texts: Iterable[str]) -> SpeechBertProcessor:
+def _load_processor(model: ModelArguments, data: DataArguments, texts: Sequence[str]) -> SpeechBertProcessor:
     processor = SpeechBertProcessor.from_pretrained(find_checkpoint(model), revision=model.model_revision)
     tokenizer = processor.tokenizer
     if tokenizer.text_normalizer != data.text_normalizer:
@@ -180,6 +186,8 @@ def _load_processor(model: ModelArguments, data: DataArguments, texts: Iterable[
         )
     known = {character for unit in tokenizer.text_units for character in unit}
     new = sorted({character for text in texts for character in text if not character.isspace()} - known)
+    if not (tokenizer.separator or lacks_spaces(texts)):
+        new.insert(0, WORD_START)
     if new:
         processor.tokenizer = _add_units(tokenizer, new)
     return processor

@@ -1,7 +1,9 @@
-"""Weights of language models, found on the validation split: those with the fewest word errors.
+"""Weights of language models, found on the validation split: those with the fewest errors.
 
-log-probabilities of the split -> beam search with each pair of weights -> word errors -> the best pair
-n-best lists and their scores by another model -> each pair of weights -> word errors -> the best pair
+log-probabilities of the split -> beam search with each pair of weights -> errors -> the best pair
+n-best lists and their scores by another model -> each pair of weights -> errors -> the best pair
+
+Errors are those of words; where the vocabulary marks none, as in Chinese, those of characters.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -17,7 +19,7 @@ from hf_speechft.decoding.decoder import CTCDecoder, Hypothesis
 from hf_speechft.decoding.rescoring import Rescoring, SentenceScorer
 from hf_speechft.model.modeling_speechbert import SpeechBertForCTC
 from hf_speechft.model.processing_speechbert import SpeechBertProcessor
-from hf_speechft.scoring.metrics import count_errors, total
+from hf_speechft.scoring.metrics import Unit, count_errors, total
 
 LM_WEIGHTS = (0.0, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0)
 WORD_BONUSES = (0.0, 0.5, 1.0, 2.0, 3.0)
@@ -97,28 +99,28 @@ def tune_decoder(
         references: Transcripts in the same order.
 
     Returns:
-        The decoder with the weights that have the fewest word errors, of equal ones the smallest, and their word error
-        rate.
+        The decoder with the weights that have the fewest errors, of equal ones the smallest, and their error rate.
     """
+    unit = error_unit(decoder)
 
-    def wer(candidate: CTCDecoder) -> float:
-        return _wer(references, [nbest for batch in batches for nbest in decode_batch(candidate, batch)])
+    def rate_of(candidate: CTCDecoder) -> float:
+        return _rate(references, [nbest for batch in batches for nbest in decode_batch(candidate, batch)], unit)
 
     def with_pair(lm_weight: float, word_bonus: float) -> CTCDecoder:
         unknown_word_score = UNKNOWN_WORD_SCORES[0] if lm_weight > 0 else 0.0
         return decoder.with_weights(lm_weight=lm_weight, word_bonus=word_bonus, unknown_word_score=unknown_word_score)
 
-    lm_weight, word_bonus, rate = _best(LM_WEIGHTS, lambda *pair: wer(with_pair(*pair)))
+    lm_weight, word_bonus, rate = _best(LM_WEIGHTS, lambda *pair: rate_of(with_pair(*pair)))
     found = with_pair(lm_weight, word_bonus)
     if lm_weight == 0:
         return found, rate
     candidates = [found.with_weights(unknown_word_score=score) for score in UNKNOWN_WORD_SCORES]
-    rates = [wer(candidate) for candidate in candidates]
+    rates = [rate_of(candidate) for candidate in candidates]
     return candidates[int(np.argmin(rates))], min(rates)
 
 
 def tune_rescoring(
-    nbest: Sequence[Sequence[Hypothesis]], scorer: SentenceScorer, references: Sequence[str]
+    nbest: Sequence[Sequence[Hypothesis]], scorer: SentenceScorer, references: Sequence[str], unit: Unit = "word"
 ) -> tuple[Rescoring, float]:
     """Find the weights of a language model that rescores n-best lists.
 
@@ -126,26 +128,32 @@ def tune_rescoring(
         nbest: Hypotheses of the validation split, `NBEST` of each utterance.
         scorer: The language model.
         references: Transcripts in the same order.
+        unit: Whose errors are counted, `word` or `char`; see `error_unit`.
 
     Returns:
-        The weights with the fewest word errors, of equal ones the smallest, and their word error rate.
+        The weights with the fewest errors, of equal ones the smallest, and their error rate.
     """
 
-    def wer(weight: float, word_bonus: float) -> float:
-        return _wer(references, Rescoring(scorer, weight, word_bonus).reorder(nbest))
+    def rate_of(weight: float, word_bonus: float) -> float:
+        return _rate(references, Rescoring(scorer, weight, word_bonus).reorder(nbest), unit)
 
-    weight, word_bonus, rate = _best(RESCORING_WEIGHTS, wer)
+    weight, word_bonus, rate = _best(RESCORING_WEIGHTS, rate_of)
     return Rescoring(scorer, weight, word_bonus, NBEST), rate
 
 
-def _best(lm_weights: Sequence[float], wer: Callable[[float, float], float]) -> tuple[float, float, float]:
-    """Weight and bonus with the fewest word errors, and their rate."""
+def error_unit(decoder: CTCDecoder) -> Unit:
+    """Whose errors tell hypotheses apart: `word`, or `char` where a sentence would be one word."""
+    return "word" if decoder.units.separator else "char"
+
+
+def _best(lm_weights: Sequence[float], rate_of: Callable[[float, float], float]) -> tuple[float, float, float]:
+    """Weight and bonus with the fewest errors, and their rate."""
     # A bonus pays back what the language model takes for each word, so it grows with the weight.
     pairs = [(weight, bonus) for weight in lm_weights for bonus in WORD_BONUSES if bonus <= 4 * weight]
-    rates = [(wer(*pair), pair) for pair in pairs]
+    rates = [(rate_of(*pair), pair) for pair in pairs]
     rate, pair = min(rates)
     return *pair, rate
 
 
-def _wer(references: Sequence[str], nbest: Sequence[Sequence[Hypothesis]]) -> float:
-    return total(count_errors(references, [hypotheses[0].text for hypotheses in nbest], "word")).rate
+def _rate(references: Sequence[str], nbest: Sequence[Sequence[Hypothesis]], unit: Unit) -> float:
+    return total(count_errors(references, [hypotheses[0].text for hypotheses in nbest], unit)).rate

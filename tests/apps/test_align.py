@@ -148,19 +148,25 @@ def test_as_written_gives_words_their_writing_back(text, written):
 
     spoken = normalize_text(text, "english").split()
     words = [TimedWord(word, index, index + 0.5, 0.5 + 0.1 * index) for index, word in enumerate(spoken)]
-    restored = _as_written(words, text, "english")
+    restored = _as_written(words, text, "english", " ")
     assert [word.text for word in restored] == written
     assert (restored[0].start_s, restored[-1].end_s) == (words[0].start_s, words[-1].end_s)
 
 
 def test_as_written_joined_words_share_their_confidence():
     words = [TimedWord("well", 0.0, 0.5, 0.5), TimedWord("known", 0.6, 1.0, 0.7)]
-    assert _as_written(words, "well-known", "english") == [TimedWord("well-known", 0.0, 1.0, pytest.approx(0.6))]
+    assert _as_written(words, "well-known", "english", " ") == [TimedWord("well-known", 0.0, 1.0, pytest.approx(0.6))]
 
 
 def test_as_written_text_that_is_not_normalised_word_by_word_stays_normalised():
     words = [TimedWord("a", 0.0, 0.5, 0.5)]
-    assert _as_written(words, "a b", "english") is words
+    assert _as_written(words, "a b", "english", " ") is words
+
+
+def test_as_written_without_word_marks_gives_characters_their_punctuation_back():
+    words = [TimedWord(char, index, index + 0.5, 0.5) for index, char in enumerate("好打开灯")]
+    restored = _as_written(words, "「好」，打开 灯。", "basic", "")
+    assert [word.text for word in restored] == ["「好」，", "打", "开", "灯。"]
 
 
 def test_align_reference_same_recording_is_the_diagonal(clip):

@@ -69,6 +69,15 @@ def test_build_normalizer_is_applied(tmp_path):
     assert NGramLM.from_arpa(tmp_path / "lm.arpa").words[3:] == ["turn", "on", "the", "cafe", "light"]
 
 
+def test_characters_are_words_where_asked_for(tmp_path):
+    text = tmp_path / "text.txt"
+    text.write_text("好的，打开灯。\n", encoding="utf-8")
+    arguments = ("--normalizer", "basic", "--characters")
+    assert run("build", text, *arguments, "-o", tmp_path / "lm.arpa").exit_code == 0
+    assert NGramLM.from_arpa(tmp_path / "lm.arpa").words[3:] == list("好的打开灯")
+    assert "1 sentences, 5 words (0 unknown)" in run("score", tmp_path / "lm.arpa", text, *arguments).stderr
+
+
 def test_normalizers_are_those_of_the_data_folder():
     assert [str(normalizer) for normalizer in Normalizer] == list(NORMALIZERS)
 
@@ -157,7 +166,7 @@ def test_score_bad_input_is_one_line_on_stderr(text, tmp_path, monkeypatch, mode
 def test_text_shows_a_bar_on_a_terminal(text, monkeypatch):
     terminal = Terminal()
     monkeypatch.setattr(sys, "stderr", terminal)
-    assert list(lm_module._Text([str(text)], "none")) == SENTENCES
+    assert list(lm_module._Text([str(text)], "none", False)) == SENTENCES
     assert f"/{text.stat().st_size}" in terminal.shown
 
 

@@ -36,6 +36,11 @@ from hf_speechft.data.text import (
         ("İyi günler, IŞIK", "iyi günler işik"),
         ("love it \u2764\ufe0f", "love it"),
         ("1\ufe0f\u20e3", "1"),  # a digit in a frame
+        ("好的，打开 Wi-Fi 吧。", "好的打开wi fi吧"),
+        ("リビング、電気！", "リビング電気"),
+        ("เปิดไฟ ห้อง", "เปิดไฟห้อง"),
+        ("turn on the 灯 now", "turn on the 灯 now"),
+        ("བཀྲ་ཤིས", "བཀྲ ཤིས"),  # Tibetan separates syllables
         ("'", ""),
         ("...!?", ""),
         ("", ""),

@@ -52,6 +52,14 @@ def test_acoustics_only_keeps_nothing_that_prefers_a_text():
     assert free.hot_words.bonus.max() == free.word_bonus == free.most_gain == 0.0
 
 
+def test_gather_knowledge_refuses_words_of_several_characters_where_each_is_a_word():
+    units = read_units(["<pad>", "你", "好"], 0)
+    with pytest.raises(ValueError, match="the language model's 1 words, such as '你好', are longer; build it"):
+        gather_knowledge(units, **NOTHING | {"lm": NGramLM.from_text(["你好"], 1)})
+    knowledge = gather_knowledge(units, **NOTHING | {"lm": NGramLM.from_text(["你 好", "你好"], 1)})
+    assert (knowledge.lexicon.value >= 0).sum() >= 2
+
+
 @pytest.mark.parametrize("tokens", [["<pad>", "你", "好"], ["<pad>", "▁a", "b▁a▁b"]])
 def test_gather_knowledge_with_causal_model_and_no_word_marks_raises(tokens):
     with pytest.raises(ValueError, match="can be fused only with a vocabulary that marks words"):

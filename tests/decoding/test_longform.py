@@ -207,6 +207,23 @@ def test_transcribe_native_units_keeps_words_whole_across_pieces(processor):
         assert word.end_s == pytest.approx(offset["end_offset"] * 0.04)
 
 
+def test_transcribe_units_without_word_marks_gives_each_character_as_a_word(model, tmp_path):
+    """Greedily and by a decoder that adds nothing; a second is more than the model needs to write some."""
+    units = ["<pad>", "<unk>", *(chr(ord("一") + index) for index in range(len(UNITS) - 2))]
+    (tmp_path / "vocab.json").write_text(json.dumps({unit: index for index, unit in enumerate(units)}))
+    tokenizer = SpeechBertTokenizer(str(tmp_path / "vocab.json"))
+    unspaced = SpeechBertProcessor(SpeechBertFeatureExtractor(), tokenizer)
+    greedy = transcribe([make_sound(25.0)], model, unspaced)
+    assert len(greedy.words) > 100
+    assert all(len(word.text) == 1 for word in greedy.words)
+    assert greedy.text == "".join(word.text for word in greedy.words)
+    waveform = make_sound(2.0)
+    (batch,) = transcribe_batch([waveform], model, unspaced)
+    assert batch.text == tokenizer.decode(direct_ids(model, unspaced, waveform)) != ""
+    searched = transcribe([waveform], model, unspaced, decoder=CTCDecoder.from_processor(unspaced, beam_width=1))
+    assert searched.text == "".join(word.text for word in searched.words) != ""
+
+
 def test_transcribe_recording_without_speech_gives_empty_text(processor):
     model = make_model()
     with torch.no_grad():

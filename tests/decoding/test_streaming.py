@@ -126,6 +126,17 @@ def test_text_of_speech_is_that_of_the_whole(make_processor, speech_folder):
         assert text
 
 
+def test_units_without_word_marks_come_one_by_one(tmp_path, waveform):
+    units = ["<pad>", "<unk>", *(chr(ord("一") + index) for index in range(len(UNITS) - 3)), "\u0e34"]
+    (tmp_path / "vocab.json").write_text(json.dumps({unit: index for index, unit in enumerate(units)}))
+    tokenizer = SpeechBertTokenizer(str(tmp_path / "vocab.json"))
+    processor = SpeechBertProcessor(SpeechBertFeatureExtractor(normalize="running"), tokenizer)
+    text, given = check(make_model(), processor, waveform, [1_280])
+    assert len(text) > 4
+    assert " " not in text
+    assert max(map(len, given)) < len(text)
+
+
 def test_text_comes_as_soon_as_it_can(make_processor, waveform):
     for options in ({}, {"frontend": "stack"}, {"frontend": "rnn", "lookahead_ms": 80}):
         model, processor = make_model(**options), make_processor()

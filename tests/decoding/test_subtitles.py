@@ -172,7 +172,17 @@ def test_make_cues_words_without_spaces_are_joined():
     words = [TimedWord(char, 0.3 * index, 0.3 * index + 0.2) for index, char in enumerate("你好世界")]
     assert make_cues(words, separator="")[0].lines == ("你好世界",)
     long = [TimedWord("字", 0.1 * index, 0.1 * index + 0.1) for index in range(60)]
-    assert [cue.lines for cue in make_cues(long, separator="")] == [("字" * 30, "字" * 30)]
+    assert [cue.lines for cue in make_cues(long, separator="")] == [("字" * 15, "字" * 15)] * 2
+
+
+def test_make_cues_full_width_characters_count_as_two_and_combining_marks_as_none():
+    slow = [TimedWord("字", 0.2 * index, 0.2 * index + 0.2) for index in range(60)]
+    cues = make_cues(slow, separator="")
+    assert "".join(line for cue in cues for line in cue.lines) == "字" * 60
+    assert all(len(line) <= 21 for cue in cues for line in cue.lines)
+    assert all(len("".join(cue.lines)) <= 10 * (cue.end_s - cue.start_s) + TOLERANCE_S for cue in cues)
+    (cue,) = make_cues([TimedWord("ปิ", 0.1 * index, 0.1 * index + 0.1) for index in range(42)], separator="")
+    assert cue.lines == ("ปิ" * 42,)
 
 
 @pytest.mark.parametrize("end_s", [1.4, 60.0])

@@ -45,6 +45,19 @@ def test_can_write_follows_the_words_that_tokens_begin(tokens, text, is_possible
     assert read_units(tokens, 0).can_write(text) == is_possible
 
 
+def test_units_without_word_marks_keep_combining_marks_with_their_letters():
+    units = read_units(["<pad>", "ด", "ิ", "เป"], 0)
+    assert units.words([1, 2, 3, 2, 1]) == ["ดิ", "เ", "ปิ", "ด"]
+    assert units.text([1, 2, 3, 2, 1]) == "ดิเปิด"
+    assert units.spaced(" ดิเปิ ด") == "ดิ เ ปิ ด"
+    assert units.can_write("เปิด")
+    assert not units.can_write("เด")
+
+
+def test_spaced_of_units_with_word_marks_has_single_spaces():
+    assert read_units(["<pad>", "|", "a", "b"], 0).spaced(" ab  a ") == "ab a"
+
+
 def test_byte_level_alphabet_is_that_of_a_trained_tokenizer():
     from tokenizers import pre_tokenizers
 

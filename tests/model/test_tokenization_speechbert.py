@@ -85,6 +85,12 @@ def native_tokenizer(tmp_path):
     return make_tokenizer(tmp_path, [*SPECIAL_TOKENS, WORD_START, *"abcdt", "▁a", "▁ab", "bc", "▁cab", "dab"])
 
 
+@pytest.fixture
+def unspaced_tokenizer(tmp_path):
+    """Of Chinese, and of Thai, whose vowel ิ is written above the letter before it."""
+    return make_tokenizer(tmp_path, [*SPECIAL_TOKENS, "你", "好", "世界", "ด", "ิ"])
+
+
 def reference_ctc(ids, blank=0):
     """Graves et al. (2006), equation 1: remove repeats, then blanks."""
     collapsed = []
@@ -144,6 +150,15 @@ def test_build_vocabulary_native_of_unigram_keeps_word_starts(unigram):
     units, checkpoint_ids = build_vocabulary(unigram, TEXTS, "native")
     pairs = {unit: tokenizer.convert_ids_to_tokens(i) for unit, i in zip(units, checkpoint_ids, strict=True) if i >= 0}
     assert pairs["▁the"] == "▁the"
+
+
+def test_build_vocabulary_without_word_marks_has_the_same_pieces_and_ids(checkpoint):
+    marked, marked_ids = build_vocabulary(checkpoint, TEXTS, "native")
+    units, checkpoint_ids = build_vocabulary(checkpoint, TEXTS, "native", word_marks=False)
+    assert len(set(units)) == len(units) == len(checkpoint_ids)
+    assert set(units) == {unit.removeprefix(WORD_START) for unit in marked} - {""}
+    pairs = {(unit.removeprefix(WORD_START), token_id) for unit, token_id in zip(marked, marked_ids, strict=True)}
+    assert set(zip(units, checkpoint_ids, strict=True)) <= pairs
 
 
 @pytest.mark.parametrize(
@@ -239,6 +254,24 @@ def test_sentence_is_cut_word_by_word(native_tokenizer):
 def test_greedy_cut_takes_the_longest_unit(native_tokenizer):
     assert native_tokenizer.tokenize("abcd") == ["▁ab", "c", "d"]
     assert native_tokenizer.tokenize("tbcdab") == ["t", "bc", "dab"]
+
+
+def test_units_without_word_marks_leave_spaces_out(unspaced_tokenizer):
+    assert unspaced_tokenizer.tokenize("你 好你") == ["你", "好", "你"]
+    assert round_trip(unspaced_tokenizer, " 你好▁你\n") == "你好你"
+    assert unspaced_tokenizer.tokenize("世界好") == ["世界", "好"]
+    assert unspaced_tokenizer("")["input_ids"] == []
+
+
+def test_separator_and_word_starts_follow_the_word_marks(char_tokenizer, native_tokenizer, unspaced_tokenizer):
+    assert [one.separator for one in (char_tokenizer, native_tokenizer, unspaced_tokenizer)] == [" ", " ", ""]
+
+    def starts(tokenizer):
+        return {tokenizer.convert_ids_to_tokens(unit_id) for unit_id in tokenizer.word_start_ids}
+
+    assert starts(char_tokenizer) == {"▁"}
+    assert starts(native_tokenizer) == {"▁", "▁a", "▁ab", "▁cab"}
+    assert starts(unspaced_tokenizer) == {"你", "好", "世界", "ด"}
 
 
 @pytest.mark.parametrize("text", ["", " ", "\t\n", "▁"])
@@ -371,6 +404,18 @@ def test_decode_unit_of_several_characters_divides_its_span(native_tokenizer):
         {"word": "cab", "start_offset": 0, "end_offset": 3},
         {"word": "abbc", "start_offset": 4, "end_offset": 7},
     ]
+
+
+def test_decode_units_without_word_marks_gives_each_character_as_a_word(unspaced_tokenizer):
+    output = unspaced_tokenizer.decode([0, 2, 2, 0, 2, 4, 4, 0, 5, 6, 6], output_word_offsets=True)
+    assert [(o["word"], o["start_offset"], o["end_offset"]) for o in output.word_offsets] == [
+        ("你", 1, 3),
+        ("你", 4, 5),
+        ("世", 5, 6),
+        ("界", 6, 7),
+        ("ดิ", 8, 11),
+    ]
+    assert output.text == "你你世界ดิ"
 
 
 @given(ids=st.lists(st.integers(-1, 12), max_size=30), skips=st.booleans())

@@ -1,4 +1,6 @@
+import json
 import logging
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -6,6 +8,7 @@ import torch
 from datasets import Dataset
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
+from hf_speechft import SpeechBertTokenizer
 from hf_speechft.decoding import CTCDecoder
 from hf_speechft.training import decode
 from hf_speechft.training.decode import NBEST, DecodingPlan, decode_finally
@@ -75,6 +78,18 @@ def test_decode_finally_gives_each_decoding_and_the_decoder_it_was_made_with(rec
         log_probs = model(**processor(audio=clip, sampling_rate=16_000)).logits.log_softmax(-1)
         assert plain.decode(log_probs)[0][0].text == beam
         assert decoder.decode(log_probs)[0][0].text == with_lm
+
+
+def test_decode_finally_without_word_marks_has_a_language_model_of_characters(recogniser, tmp_path):
+    model, processor = recogniser
+    units = ["<pad>", "<unk>", "打", "开", "灯"]
+    (tmp_path / "vocab.json").write_text(json.dumps({unit: index for index, unit in enumerate(units)}))
+    processor.tokenizer = SpeechBertTokenizer(str(tmp_path / "vocab.json"))
+    splits = [make_split(seed).remove_columns("text").add_column("text", ["打开灯", "灯", "开"]) for seed in (0, 1)]
+    plan = replace(make_plan(), lm_lines=["打开灯", "灯 打开"])
+    decodings, decoder = decode_finally(model, processor, *splits, plan)
+    assert decoder.lm.words[3:] == ["打", "开", "灯"]
+    assert " " not in "".join(decodings[1].hypotheses)
 
 
 @pytest.mark.parametrize("error", [OSError("no such repository"), torch.OutOfMemoryError("out of memory")])

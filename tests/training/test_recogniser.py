@@ -98,6 +98,23 @@ def test_make_model_of_speechbert_goes_on_with_its_weights_and_adds_new_characte
     assert vocabulary == processor.tokenizer.get_vocab()
 
 
+def test_make_processor_of_a_script_without_spaces_has_no_word_marks(text_checkpoint, argv, tmp_path, caplog):
+    _, data, _ = parse_arguments(argv(tmp_path / "run"))
+    model = ModelArguments(model_name_or_path=str(text_checkpoint))
+    with caplog.at_level(logging.INFO, logger="hf_speechft"):
+        processor = make_processor(model, data, ["打开灯", "关掉 wifi"])
+    assert "each character is a word to the decoder" in caplog.text
+    assert (processor.tokenizer.separator, "▁" in processor.tokenizer.get_vocab()) == ("", False)
+    processor.save_pretrained(tmp_path / "chinese")
+    make_model(model, processor).save_pretrained(tmp_path / "chinese")
+    goes_on = ModelArguments(model_name_or_path=str(tmp_path / "chinese"))
+    old = processor.tokenizer.get_vocab()
+    assert make_processor(goes_on, data, ["开关"]).tokenizer.get_vocab() == old
+    grown = make_processor(goes_on, data, ["turn on"]).tokenizer
+    assert (grown.separator, grown.get_vocab()["▁"]) == (" ", len(old))
+    assert grown.decode(grown("turn on")["input_ids"], group_tokens=False) == "turn on"
+
+
 def test_make_model_says_that_a_causal_one_will_not_stream(argv, tmp_path, caplog):
     for attention, normalize, is_told in [
         ("causal", "utterance", True),

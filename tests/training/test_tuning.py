@@ -47,6 +47,20 @@ def test_tune_decoder_finds_the_smallest_weights_of_the_fewest_errors():
     assert found.lm_weight > 0
 
 
+def test_tune_decoder_counts_characters_where_the_vocabulary_marks_no_words():
+    """No weight makes a whole sentence right, and one makes more of its characters right."""
+    tokens = ["<pad>", "你", "好", "号", "吗"]
+    rows = np.full((3, len(tokens)), 0.001)
+    rows[0, 1] = rows[2, 4] = 1.0
+    rows[1, 3], rows[1, 2] = 0.6, 0.4
+    log_probs = np.log(rows / rows.sum(axis=1, keepdims=True)).astype(np.float32)
+    decoder = CTCDecoder(tokens, 0, lm=NGramLM.from_text(["你 好 吗"] * 5 + ["号"], 2))
+    found, rate = tune_decoder(decoder, [[log_probs]], ["你好了"])
+    assert found.lm_weight > 0
+    assert found.decode(log_probs[None])[0][0].text == "你好吗"
+    assert rate == pytest.approx(1 / 3)
+
+
 def test_tune_decoder_gives_a_useless_language_model_no_weight():
     found, wer = tune_decoder(CTCDecoder(TOKENS, 0, lm=LM), BATCHES, ["a b", "a b", "a"])
     assert (found.lm_weight, found.word_bonus, found.unknown_word_score, wer) == (0.0, 0.0, 0.0, 0.0)
