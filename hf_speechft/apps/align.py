@@ -130,8 +130,9 @@ def _as_written(words: "list[TimedWord]", text: str, normalizer: str, separator:
     What is written apart and not spoken, such as a dash, stays with the word before it, or after it at the start.
     """
     from hf_speechft.data.text import normalize_text
+    from hf_speechft.decoding.units import space_characters
 
-    pieces = text.split() if separator else [character for character in text if not character.isspace()]
+    pieces = (text if separator else space_characters(text)).split()
     parts = [normalize_text(written, normalizer).split() for written in pieces]
     if [part for spoken in parts for part in spoken] != [word.text for word in words]:
         return words

@@ -36,7 +36,9 @@ NormalizerOption = Annotated[
 
 CharactersOption = Annotated[
     bool,
-    typer.Option("--characters", help="Each character is a word, as to recognisers of Chinese, Japanese and Thai."),
+    typer.Option(
+        "--characters", help="Each character and its combining marks are a word: for Chinese, Japanese, Thai…"
+    ),
 ]
 
 
@@ -148,6 +150,7 @@ class _Text:
         from tqdm import tqdm
 
         from hf_speechft.data.text import normalize_text
+        from hf_speechft.decoding.units import space_characters
 
         total = sum(os.path.getsize(file) for file in self.files)
         with tqdm(total=total, unit="B", unit_scale=True, leave=False, disable=not sys.stderr.isatty()) as bar:
@@ -158,7 +161,7 @@ class _Text:
                     raise _TextError(f"{self.place} is not UTF-8; convert the file") from error
                 if words:
                     self.sentences += 1
-                    yield " ".join("".join(words) if self.characters else words)
+                    yield " ".join(space_characters("".join(words)).split() if self.characters else words)
                 bar.update(len(raw))
 
     def _raw_lines(self) -> Iterator[bytes]:

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
     from hf_speechft.decoding.bulk import BulkTranscriber
     from hf_speechft.model.modeling_speechbert import SpeechBertForCTC
+    from hf_speechft.model.tokenization_speechbert import SpeechBertTokenizer
 
 PARTS = "parts"
 RUN_FILE = "run.json"
@@ -117,7 +118,7 @@ def transcribe_dataset(
         _transcribe(state, work, transcriber, output_dir / PARTS)
         state.wait_for_everyone()
         if state.is_main_process:
-            _finish(output_dir, output_format, len(work.recordings), loaded[1].tokenizer.text_normalizer)
+            _finish(output_dir, output_format, len(work.recordings), loaded[1].tokenizer)
         state.destroy_process_group()
     except (ValueError, OSError) as error:
         _complain(error)
@@ -232,7 +233,7 @@ def _transcribe(state: "PartialState", work: Work, transcriber: "BulkTranscriber
             bar.update(min(sum(known_s[row["index"]] for row in rows) / 3600, bar.total - bar.n))
 
 
-def _finish(output_dir: Path, output_format: Format, recordings: int, normalizer: str) -> None:
+def _finish(output_dir: Path, output_format: Format, recordings: int, tokenizer: "SpeechBertTokenizer") -> None:
     """Write all rows into one file in the order of the data set, and print what there is to say about them."""
     from hf_speechft.decoding.parts import find_rows, read_rows, write_jsonl, write_parquet
     from hf_speechft.sharing.save import save_atomically
@@ -245,12 +246,12 @@ def _finish(output_dir: Path, output_format: Format, recordings: int, normalizer
     name = f"transcripts.{output_format}"
     write = write_jsonl if output_format is Format.JSONL else write_parquet
     save_atomically(output_dir, lambda folder: write(read_rows(ordered), folder / name))
-    for line in _summary(read_rows(ordered), normalizer):
+    for line in _summary(read_rows(ordered), tokenizer):
         typer.echo(line)
     typer.echo(f"transcripts: {output_dir / name}")
 
 
-def _summary(rows: Iterable[dict[str, Any]], normalizer: str) -> list[str]:
+def _summary(rows: Iterable[dict[str, Any]], tokenizer: "SpeechBertTokenizer") -> list[str]:
     """Count, and where there are references, compare."""
     from hf_speechft.data.text import normalize_text
 
@@ -262,7 +263,7 @@ def _summary(rows: Iterable[dict[str, Any]], normalizer: str) -> list[str]:
             continue
         done += 1
         duration_s += row["duration_s"]
-        reference = normalize_text(row.get("reference") or "", normalizer).strip()
+        reference = tokenizer.written(normalize_text(row.get("reference") or "", tokenizer.text_normalizer))
         if reference:  # an empty one is more often withheld than silence
             references.append(reference)
             texts.append(row["text"])

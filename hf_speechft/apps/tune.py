@@ -112,7 +112,7 @@ def _tune(
     utterances = tuning_sample(validation)
     options = {"batch_size": batch_size, "show_progress": sys.stderr.isatty(), "description": split}
     batches = list(emissions(recogniser, processor, utterances, **options))
-    references = utterances["text"][:]
+    references = list(map(processor.tokenizer.written, utterances["text"]))
     tuned, rate = tune_decoder(decoder, batches, references)
     if scorer is not None:
         nbest = [hypotheses for batch in batches for hypotheses in decode_batch(tuned, batch, NBEST)]

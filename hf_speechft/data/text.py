@@ -17,7 +17,6 @@ from pathlib import Path
 _APOSTROPHES = str.maketrans(dict.fromkeys("\u2019\u2018\u02bc\u00b4\u0060\uff07", "'"))
 # As names of characters begin: scripts whose words are not set apart by spaces.
 UNSPACED_SCRIPTS = ("CJK", "HIRAGANA", "KATAKANA", "THAI", "LAO", "KHMER", "MYANMAR", "YI ")
-_FIRST_UNSPACED = "\u0e01"  # the first of their letters; what comes before need not be looked up
 _LOOSE_APOSTROPHE = re.compile(r"(?<!\w)'|'(?!\w)")
 _SPOKEN_SYMBOLS = {"&": " and ", "%": " percent ", "@": " at "}
 _VARIATION = re.compile("[\ufe00-\ufe0f\U000e0100-\U000e01ef]")  # selectors, invisible as well
@@ -52,7 +51,6 @@ def normalize_basic(text: str) -> str:
     Letters, digits and combining marks stay: umlauts, Arabic vowel signs, Devanagari vowels, Ethiopic. Punctuation
     and symbols become spaces, except an apostrophe between two letters, of whatever form, which becomes ' (don't,
     l'eau, ng'ombe). Invisible characters such as direction marks and soft hyphens vanish; runs of spaces become one.
-    In a sentence of a script that writes no spaces between words, none is left beside its letters.
 
     Source: Unicode Standard Annex 15 (NFKC) and the general categories of Annex 44; compare the normaliser that
     Whisper applies to languages other than English (Radford et al. 2022, appendix C), which drops marks as well.
@@ -61,14 +59,11 @@ def normalize_basic(text: str) -> str:
     "ijsberg don't melt"
     >>> normalize_basic("Größere Cobb-Werte…")
     'größere cobb werte'
-    >>> normalize_basic("好的，打开 Wi-Fi 吧。")
-    '好的打开wi fi吧'
     """
     text = unicodedata.normalize("NFKC", text.translate(_APOSTROPHES)).replace("İ", "i").lower()
     text = unicodedata.normalize("NFKC", text)  # lower-casing can leave letters decomposed
     text = "".join(_kept_or_space(character) for character in text)
-    text = _collapse(text)
-    return _without_needless_spaces(text) if lacks_spaces([text]) else text
+    return _collapse(text)
 
 
 def normalize_english(text: str) -> str:
@@ -128,15 +123,7 @@ def lacks_spaces(texts: Iterable[str]) -> bool:
 
 
 def _is_unspaced(letter: str) -> bool:
-    return letter >= _FIRST_UNSPACED and unicodedata.name(letter, "").startswith(UNSPACED_SCRIPTS)
-
-
-def _without_needless_spaces(text: str) -> str:
-    """Join words where either neighbour is a letter of a script without spaces."""
-    joined, *words = text.split()
-    for word in words:
-        joined += word if _is_unspaced(joined[-1]) or _is_unspaced(word[0]) else f" {word}"
-    return joined
+    return unicodedata.name(letter, "").startswith(UNSPACED_SCRIPTS)
 
 
 def read_text(file: str | os.PathLike[str]) -> str:

@@ -48,7 +48,7 @@ class Word:
     Attributes:
         text: The word.
         start_step: First step of the model's output in which it was heard.
-        end_step: The step after its last.
+        end_step: The step after its last. Words that one token writes share its steps.
         confidence: Share of the beam's probability that has this word here, 0 to 1.
     """
 

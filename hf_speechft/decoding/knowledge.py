@@ -130,11 +130,12 @@ def _lexicon(lm: NGramLM, units: Units) -> Automaton:
 def _check_language_model(lm: NGramLM, units: Units) -> None:
     """Refuse a language model none of whose words can come out."""
     words = lm.words[len(SPECIAL_WORDS) :]
-    if words and all(" " in units.spaced(word) for word in words):
+    longer = [word for word in words if " " in units.spaced(word)]
+    if 2 * len(longer) > len(words):
         raise ValueError(
-            f"to this vocabulary each character is a word, and the language model's {len(words)} words, such as "
-            f"{words[0]!r}, are longer; build it from text with a space between two characters (hf-speechft lm build "
-            "--characters)"
+            f"to this vocabulary each character is a word, and {len(longer)} of the language model's {len(words)} "
+            f"words, such as {longer[0]!r}, are longer; build it from text with a space between two characters "
+            "(hf-speechft lm build --characters)"
         )
     if not words or any(not units.unknown_characters(word) for word in words):
         return

@@ -237,8 +237,8 @@ def ceiling(node: np.ndarray, begins_with_space: bool, knowledge: Knowledge) -> 
     """What can be added at most to the acoustic score of this prefix with one more token.
 
     The language model only lowers a score: by the open word if the token ends it, else by the best word that the open
-    one can still become. Where a token may write a word and end it, as each does in a vocabulary without word marks,
-    the word's score in its context may be anything up to 0.
+    one can still become. Where a token may write a word and end it, as one of several characters does in a vocabulary
+    without word marks, the word's score in its context may be anything up to 0.
     """
     score = knowledge.lm_weight * node.lm_score + node.bonus + knowledge.most_gain
     if knowledge.has_lm and begins_with_space:

@@ -27,6 +27,7 @@ LONGEST_S = 7.0
 CHARACTERS_PER_S = 20.0
 PAUSE_S = 0.5  # words on either side of a longer silence are shown apart
 SENTENCE_PAUSES_S = {**dict.fromkeys(".?!…。？！", 1.0), **dict.fromkeys(",;:，、；：", 0.3)}
+CLOSING = "\"'”’»)」』）】》"
 EVENNESS_S = 0.1  # pause that an almost empty cue beside a full one is worth
 
 
@@ -212,7 +213,8 @@ def _limit_s(words: Sequence[TimedWord], first: int, end: int) -> float:
 
 def _pause_s(word: TimedWord, following: TimedWord) -> float:
     """How good a place to cut is between two words: the silence, and what punctuation is worth in silence."""
-    return max(0.0, following.start_s - word.end_s) + SENTENCE_PAUSES_S.get(word.text.rstrip("\"'”’»)")[-1:], 0.0)
+    last = word.text.rstrip(CLOSING)[-1:]
+    return max(0.0, following.start_s - word.end_s) + SENTENCE_PAUSES_S.get(last, 0.0)
 
 
 def _timestamp(time_s: float, decimal_mark: str) -> str:

@@ -22,7 +22,7 @@ from functools import cached_property
 
 import numpy as np
 
-__all__ = ["SPACE", "Units", "read_units"]
+__all__ = ["SPACE", "Units", "read_units", "space_characters"]
 
 SPACE = ord(" ")  # ends a word in the stream
 DELIMITERS = ("|", "<space>", " ")
@@ -70,7 +70,7 @@ class Units:
         >>> read_units(["<pad>", "|", "a", "b"], 0).stream(" ab  a ")
         b'ab a '
         """
-        spaced = text if self.separator else _space_characters("".join(text.split()))
+        spaced = text if self.separator else space_characters(text)
         return "".join(f"{word} " for word in spaced.split()).encode()
 
     def spaced(self, text: str) -> str:
@@ -153,12 +153,17 @@ def _plain(token: str | None) -> bytes:
 
 def _characters(token: str | None) -> bytes:
     """Each character as a word of its own."""
-    return _space_characters("".join(_plain(token).decode().split())).encode()
+    return space_characters(_plain(token).decode()).encode()
 
 
-def _space_characters(text: str) -> str:
-    """Put a space before each character that is no combining mark."""
-    return "".join(char if unicodedata.category(char).startswith("M") else f" {char}" for char in text)
+def space_characters(text: str) -> str:
+    """Put a space before each character that is no combining mark, and drop other white space.
+
+    >>> space_characters("你 好")
+    ' 你 好'
+    """
+    characters = "".join(text.split())
+    return "".join(char if unicodedata.category(char).startswith("M") else f" {char}" for char in characters)
 
 
 def _with_plain_spaces(piece: bytes) -> bytes:

@@ -74,7 +74,11 @@ class SpeechBertTokenizer(PreTrainedTokenizer):
     @property
     def separator(self) -> str:
         """What stands between two words in text: a space, or nothing where the units mark no words."""
-        return " " if WORD_START in self.unit_ids else ""
+        return " " if WORD_START in self.unit_ids or WORD_START in self.added_tokens_encoder else ""
+
+    def written(self, text: str) -> str:
+        """A transcript as these units can write it: words with a space between them, or with nothing."""
+        return self.separator.join(text.split())
 
     @property
     def word_start_ids(self) -> set[int]:

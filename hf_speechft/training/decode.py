@@ -95,9 +95,10 @@ def decode_finally(
     lm = NGramLM.from_text(map(plain.units.spaced, plan.lm_lines), plan.lm_order)
     decoder = CTCDecoder.from_processor(processor, lm=lm, beam_width=plan.beam_width)
     validation = tuning_sample(validation)
+    references = list(map(processor.tokenizer.written, validation["text"]))
     options = {"batch_size": plan.batch_size, "show_progress": plan.show_progress, "unreadable": plan.unreadable}
     batches = list(emissions(model, processor, validation, description="validation", **options))
-    decoder, _ = tune_decoder(decoder, batches, validation["text"])
+    decoder, _ = tune_decoder(decoder, batches, references)
     beam, with_lm = [], []
     for batch in emissions(model, processor, test, description="test", **options):
         beam += decode_batch(plain, batch)
@@ -112,7 +113,7 @@ def decode_finally(
     if plan.rescoring_model is not None:
         try:
             scorer = SentenceScorer.from_pretrained(plan.rescoring_model, revision=plan.rescoring_revision)
-            decodings.append(_rescore(decoder, batches, validation["text"], with_lm, scorer, settings_lm))
+            decodings.append(_rescore(decoder, batches, references, with_lm, scorer, settings_lm))
         except ValueError as error:  # no language-model head, a tokenizer that begins no sentence, too few positions
             logger.info("no rescoring: %s", error)
         except (OSError, RuntimeError) as error:  # the other results are not to be lost

@@ -8,6 +8,7 @@ import logging
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
 import datasets
 import torch
@@ -90,14 +91,15 @@ def main(argv: list[str] | None = None) -> None:
             raise
         raise SystemExit(f"error: memory ran out: {error}; {REMEDIES}") from None
     if metrics:
-        low, high = metrics["test"]["wer_interval_95"]
-        rate = metrics["test"]["wer"]
-        folder = arguments[2].output_dir
-        logger.info("test WER %.1f %% (95 %% interval %.1f to %.1f); see %s", *_percent(rate, low, high), folder)
+        logger.info("test %s, %s; see %s", *_describe_rates(metrics["test"]), arguments[2].output_dir)
 
 
-def _percent(*fractions: float) -> list[float]:
-    return [100 * fraction for fraction in fractions]
+def _describe_rates(scores: dict[str, Any]) -> list[str]:
+    described = []
+    for name in ("wer", "cer"):
+        rate, low, high = (100 * fraction for fraction in (scores[name], *scores[f"{name}_interval_95"]))
+        described.append(f"{name.upper()} {rate:.1f} % (95 % interval {low:.1f} to {high:.1f})")
+    return described
 
 
 def show_progress() -> None:
@@ -310,7 +312,8 @@ class FineTuning:
         self.trainer.compute_metrics = None  # it belongs to the validation split
         ids = self.trainer.predict(test).predictions
         hypotheses = self.processor.batch_decode(ids, skip_special_tokens=True)
-        rows = zip(test["utterance_id"], test["text"], hypotheses, strict=True)
+        references = map(self.processor.tokenizer.written, test["text"])
+        rows = zip(test["utterance_id"], references, hypotheses, strict=True)
         return [Prediction(*row) for row in rows]
 
     def _decode_by_beam_search(self, model: SpeechBertForCTC) -> tuple[list[Decoding], CTCDecoder | None]:

@@ -75,7 +75,7 @@ def make_processor(model: ModelArguments, data: DataArguments, texts: Sequence[s
         return _load_processor(model, data, texts)
     is_unspaced = lacks_spaces(texts)
     if is_unspaced:
-        logger.info("the transcripts are in a script without spaces: each character is a word to the decoder")
+        logger.info("the texts are in a script without spaces: each character is a word to the decoder")
     return SpeechBertProcessor.from_text_pretrained(
         find_checkpoint(model),
         texts=texts,
@@ -186,7 +186,8 @@ def _load_processor(model: ModelArguments, data: DataArguments, texts: Sequence[
         )
     known = {character for unit in tokenizer.text_units for character in unit}
     new = sorted({character for text in texts for character in text if not character.isspace()} - known)
-    if not (tokenizer.separator or lacks_spaces(texts)):
+    if not (tokenizer.separator or lacks_spaces(texts)) and any(" " in text for text in texts):
+        logger.info("%s has no unit for the space between words; it gets one", model.model_name_or_path)
         new.insert(0, WORD_START)
     if new:
         processor.tokenizer = _add_units(tokenizer, new)

@@ -18,6 +18,7 @@ from transformers.trainer_utils import EvalLoopOutput, TrainOutput, rotate_check
 from hf_speechft.data.balance import ClassBalance
 from hf_speechft.data.batching import SecondsBatchSampler, padding_share
 from hf_speechft.model.ctc_speechbert import ctc_loss, needed_steps
+from hf_speechft.model.processing_speechbert import SpeechBertProcessor
 from hf_speechft.scoring.metrics import CER, WER
 from hf_speechft.sharing.save import FULL_BELOW_BYTES, SaveError
 from hf_speechft.training.arguments import SpeechTrainingArguments
@@ -329,14 +330,16 @@ def _disk_is_full(error: Exception, folder: str) -> bool:
     return said or shutil.disk_usage(folder).free < FULL_BELOW_BYTES
 
 
-def error_rates(processor: object, references: Sequence[str]) -> Callable[[EvalPrediction], dict[str, float]]:
+def error_rates(
+    processor: SpeechBertProcessor, references: Sequence[str]
+) -> Callable[[EvalPrediction], dict[str, float]]:
     """Make the Trainer's `compute_metrics`: WER and CER of greedy hypotheses, and the share of empty ones.
 
     Args:
         processor: Turns ids into text.
         references: Transcripts in the order of the evaluated split.
     """
-    references = list(references)
+    references = list(map(processor.tokenizer.written, references))
 
     def compute(prediction: EvalPrediction) -> dict[str, float]:
         hypotheses = processor.batch_decode(prediction.predictions, skip_special_tokens=True)

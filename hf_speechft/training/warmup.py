@@ -75,7 +75,7 @@ def _known_lines(text: str, sentences: int, seed: int, data: DataArguments, tran
     """Take the lines of a file or grammar that are in the transcripts' characters."""
     given = _read_lines(text, sentences, seed)
     given = [line for sentence in given if (line := normalize_text(sentence, data.text_normalizer))]
-    known = set().union(*transcripts)
+    known = set().union(*transcripts, " ")
     lines = [line for line in given if known.issuperset(line)]
     if len(lines) < len(given):
         foreign = "".join(sorted(set().union(*given) - known))

@@ -164,9 +164,9 @@ def test_as_written_text_that_is_not_normalised_word_by_word_stays_normalised():
 
 
 def test_as_written_without_word_marks_gives_characters_their_punctuation_back():
-    words = [TimedWord(char, index, index + 0.5, 0.5) for index, char in enumerate("好打开灯")]
-    restored = _as_written(words, "「好」，打开 灯。", "basic", "")
-    assert [word.text for word in restored] == ["「好」，", "打", "开", "灯。"]
+    words = [TimedWord(char, index, index + 0.5, 0.5) for index, char in enumerate(["好", "打", "开", "ปิ", "ด"])]
+    restored = _as_written(words, "「好」，打开 ปิด。", "basic", "")
+    assert [word.text for word in restored] == ["「好」，", "打", "开", "ปิ", "ด。"]
 
 
 def test_align_reference_same_recording_is_the_diagonal(clip):

@@ -71,11 +71,11 @@ def test_build_normalizer_is_applied(tmp_path):
 
 def test_characters_are_words_where_asked_for(tmp_path):
     text = tmp_path / "text.txt"
-    text.write_text("好的，打开灯。\n", encoding="utf-8")
+    text.write_text("好的，打开灯。\nปิ\n", encoding="utf-8")
     arguments = ("--normalizer", "basic", "--characters")
     assert run("build", text, *arguments, "-o", tmp_path / "lm.arpa").exit_code == 0
-    assert NGramLM.from_arpa(tmp_path / "lm.arpa").words[3:] == list("好的打开灯")
-    assert "1 sentences, 5 words (0 unknown)" in run("score", tmp_path / "lm.arpa", text, *arguments).stderr
+    assert NGramLM.from_arpa(tmp_path / "lm.arpa").words[3:] == [*"好的打开灯", "ปิ"]
+    assert "2 sentences, 6 words (0 unknown)" in run("score", tmp_path / "lm.arpa", text, *arguments).stderr
 
 
 def test_normalizers_are_those_of_the_data_folder():

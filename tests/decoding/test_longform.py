@@ -215,6 +215,7 @@ def test_transcribe_units_without_word_marks_gives_each_character_as_a_word(mode
     unspaced = SpeechBertProcessor(SpeechBertFeatureExtractor(), tokenizer)
     greedy = transcribe([make_sound(25.0)], model, unspaced)
     assert len(greedy.words) > 100
+    assert tokenizer.word_start_ids == {*range(2, len(units))}  # words are given out before the end
     assert all(len(word.text) == 1 for word in greedy.words)
     assert greedy.text == "".join(word.text for word in greedy.words)
     waveform = make_sound(2.0)

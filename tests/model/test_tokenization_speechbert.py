@@ -263,9 +263,16 @@ def test_units_without_word_marks_leave_spaces_out(unspaced_tokenizer):
     assert unspaced_tokenizer("")["input_ids"] == []
 
 
-def test_separator_and_word_starts_follow_the_word_marks(char_tokenizer, native_tokenizer, unspaced_tokenizer):
+def test_separator_and_written_text_follow_the_word_marks(char_tokenizer, native_tokenizer, unspaced_tokenizer):
     assert [one.separator for one in (char_tokenizer, native_tokenizer, unspaced_tokenizer)] == [" ", " ", ""]
 
+    assert native_tokenizer.written(" ab\u00a0 c ") == "ab c"
+    assert unspaced_tokenizer.written(" 你\u00a0 好 ") == "你好"
+    unspaced_tokenizer.add_tokens([WORD_START])
+    assert unspaced_tokenizer.separator == " "
+
+
+def test_word_start_ids_are_of_units_that_can_begin_a_word(char_tokenizer, native_tokenizer, unspaced_tokenizer):
     def starts(tokenizer):
         return {tokenizer.convert_ids_to_tokens(unit_id) for unit_id in tokenizer.word_start_ids}
 

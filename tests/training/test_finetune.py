@@ -100,6 +100,7 @@ def test_run_shows_progress_and_its_result(finished):
     assert "train: kept 48 of 48 utterances" in printed
     wer = read_metrics(folder)["test"]["wer"]
     assert f"test WER {100 * wer:.1f} % (95 % interval " in printed
+    assert re.search(r"\), CER \d+\.\d % \(95 % interval \d+\.\d to \d+\.\d\); see ", printed)
 
 
 def test_run_metrics_equal_jiwer_over_its_predictions(finished, corpus):
@@ -303,6 +304,24 @@ def test_run_from_gpt2_hears_too(argv, tmp_path, corpus, vocabulary):
     check_predictions(tmp_path / "run", corpus)
     check_stream(tmp_path / "run", corpus)
     assert json.loads((tmp_path / "run" / "config.json").read_text())["backbone_config"]["model_type"] == "gpt2"
+
+
+def test_run_of_a_script_without_spaces_learns_and_decodes_characters(argv, tmp_path, tools):
+    chinese = str.maketrans("abcd", "打开客厅")
+    for seed, (split, count) in enumerate({"train": 48, "validation": 8, "test": 8}.items()):
+        clips = [(*clip[:2], clip[2].translate(chinese), clip[3]) for clip in tools["make_clips"](split, count, seed)]
+        tools["write_split"](tmp_path / "corpus" / split, clips)
+    options = LEARNING | {"dataset": tmp_path / "corpus", "metric_for_best_model": "cer"}
+    main(argv(tmp_path / "run", **options))
+    predictions = read_predictions(tmp_path / "run")
+    assert " " not in "".join(row["reference"] + row["hypothesis"] for row in predictions)
+    references, hypotheses = ([row[name] for row in predictions] for name in ("reference", "hypothesis"))
+    cer = read_metrics(tmp_path / "run")["test"]["cer"]
+    assert cer == pytest.approx(jiwer.cer(references, hypotheses))
+    assert cer < 0.6
+    decoder = CTCDecoder.from_pretrained(tmp_path / "run" / "decoder")
+    assert sorted(decoder.lm.words[3:]) == sorted("打开客厅")
+    assert any(decoding != "" for row in predictions for decoding in row["decodings"].values())
 
 
 def test_run_stops_early_where_nothing_gets_better(argv, tmp_path):

@@ -110,6 +110,8 @@ def test_make_processor_of_a_script_without_spaces_has_no_word_marks(text_checkp
     goes_on = ModelArguments(model_name_or_path=str(tmp_path / "chinese"))
     old = processor.tokenizer.get_vocab()
     assert make_processor(goes_on, data, ["开关"]).tokenizer.get_vocab() == old
+    assert make_processor(goes_on, data, ["1 2"]).tokenizer.separator == " "
+    assert make_processor(goes_on, data, ["wifi"]).tokenizer.get_vocab() == old
     grown = make_processor(goes_on, data, ["turn on"]).tokenizer
     assert (grown.separator, grown.get_vocab()["▁"]) == (" ", len(old))
     assert grown.decode(grown("turn on")["input_ids"], group_tokens=False) == "turn on"

@@ -2,15 +2,18 @@
 
 import copy
 import errno
+import json
 import shutil
 from collections import Counter
 
 import jiwer
+import numpy as np
 import pytest
 import torch
 from datasets import concatenate_datasets
 from transformers import EvalPrediction, Trainer, TrainerCallback
 
+from hf_speechft import SpeechBertFeatureExtractor, SpeechBertProcessor, SpeechBertTokenizer
 from hf_speechft.data.collate import SpeechCollator
 from hf_speechft.sharing.save import SaveError
 from hf_speechft.training.arguments import SpeechTrainingArguments
@@ -170,6 +173,15 @@ def test_error_rates_match_jiwer(run):
         {"wer": jiwer.wer(references, hypotheses), "cer": jiwer.cer(references, hypotheses), "empty": 1 / 3}
     )
     assert 0 < scores["cer"] < scores["wer"]
+
+
+def test_error_rates_leave_out_spaces_that_the_units_cannot_write(tmp_path):
+    (tmp_path / "vocab.json").write_text(json.dumps({"<pad>": 0, "<unk>": 1, "打": 2, "开": 3}))
+    tokenizer = SpeechBertTokenizer(str(tmp_path / "vocab.json"))
+    processor = SpeechBertProcessor(SpeechBertFeatureExtractor(), tokenizer)
+    compute = error_rates(processor, ["打 开 ", "开"])
+    scores = compute(EvalPrediction(predictions=np.array([[2, 3], [3, -100]]), label_ids=None))
+    assert (scores["wer"], scores["cer"]) == (0.0, 0.0)
 
 
 def test_training_order_depends_on_seed_and_epoch_only(run, trainer):
