@@ -1,6 +1,7 @@
 """`hf-speechft align`: when the words of a known text were spoken, or how a recording follows a reference reading."""
 
 import json
+import unicodedata
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from hf_speechft.model.modeling_speechbert import SpeechBertForCTC
     from hf_speechft.model.processing_speechbert import SpeechBertProcessor
 
+OPENING = ("Ps", "Pi")  # categories of brackets and quotation marks
 CEPSTRA = 13  # they tell what is said rather than who says it, for which the article's MFCC are known
 
 
@@ -127,13 +129,15 @@ def _log_probs(waveform: "np.ndarray", model: "SpeechBertForCTC", processor: "Sp
 def _as_written(words: "list[TimedWord]", text: str, normalizer: str, separator: str) -> "list[TimedWord]":
     """Give words back the case and punctuation of the text, unless it cannot be normalised word by word.
 
-    What is written apart and not spoken, such as a dash, stays with the word before it, or after it at the start.
+    What is written apart and not spoken, such as a dash, stays with the word before it; at the start, and where it
+    opens a bracket or a quotation, with the word after it.
     """
     from hf_speechft.data.text import normalize_text
     from hf_speechft.decoding.units import space_characters
 
-    pieces = (text if separator else space_characters(text)).split()
-    parts = [normalize_text(written, normalizer).split() for written in pieces]
+    pieces = text.split() if separator else _characters(text)
+    normalized = [normalize_text(written, normalizer) for written in pieces]
+    parts = [(one if separator else space_characters(one)).split() for one in normalized]
     if [part for spoken in parts for part in spoken] != [word.text for word in words]:
         return words
     restored, waiting, place = [], "", 0
@@ -141,11 +145,26 @@ def _as_written(words: "list[TimedWord]", text: str, normalizer: str, separator:
         if spoken:
             restored.append(_joined(words[place : place + len(spoken)], waiting + written))
             waiting, place = "", place + len(spoken)
-        elif restored:
+        elif restored and not waiting and unicodedata.category(written[0]) not in OPENING:
             restored[-1] = replace(restored[-1], text=f"{restored[-1].text}{separator}{written}")
         else:
             waiting += written + separator
+    if waiting and restored:
+        restored[-1] = replace(restored[-1], text=f"{restored[-1].text}{separator}{waiting.rstrip()}")
     return restored
+
+
+def _characters(text: str) -> list[str]:
+    """Characters of a text, each with what is written onto it, also where only its NFKC form is (ำ in Thai)."""
+    from hf_speechft.decoding.units import space_characters
+
+    pieces: list[str] = []
+    for piece in space_characters(text).split():
+        if pieces and unicodedata.category(unicodedata.normalize("NFKC", piece)[0]).startswith("M"):
+            pieces[-1] += piece
+        else:
+            pieces.append(piece)
+    return pieces
 
 
 def _joined(words: "list[TimedWord]", text: str) -> "TimedWord":

@@ -10,7 +10,9 @@ from __future__ import annotations
 import os
 import re
 import unicodedata
+from collections import Counter
 from collections.abc import Callable, Iterable
+from itertools import chain
 from pathlib import Path
 
 # What keyboards, typesetters and Unicode use for the apostrophe: ' ’ ‘ ʼ ´ ` and the full-width form.
@@ -118,8 +120,9 @@ def lacks_spaces(texts: Iterable[str]) -> bool:
     >>> lacks_spaces(["불을 켜 줘", "ብርሃኑን አብራ"])
     False
     """
-    letters = [character for text in texts for character in text if character.isalpha()]
-    return 2 * sum(map(_is_unspaced, letters)) > len(letters)
+    counts = Counter(chain.from_iterable(texts))
+    letters = {letter: count for letter, count in counts.items() if letter.isalpha()}
+    return 2 * sum(count for letter, count in letters.items() if _is_unspaced(letter)) > sum(letters.values())
 
 
 def _is_unspaced(letter: str) -> bool:

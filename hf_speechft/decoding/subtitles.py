@@ -28,6 +28,7 @@ CHARACTERS_PER_S = 20.0
 PAUSE_S = 0.5  # words on either side of a longer silence are shown apart
 SENTENCE_PAUSES_S = {**dict.fromkeys(".?!…。？！", 1.0), **dict.fromkeys(",;:，、；：", 0.3)}
 CLOSING = "\"'”’»)」』）】》"
+MARKS = {*SENTENCE_PAUSES_S, *CLOSING}  # where they are words of their own, they stay with the word before
 EVENNESS_S = 0.1  # pause that an almost empty cue beside a full one is worth
 
 
@@ -190,7 +191,8 @@ def _break_lines(texts: Sequence[str], separator: str) -> tuple[str, ...]:
     line = separator.join(texts)
     if _width(line) <= LINE_CHARACTERS or len(texts) == 1:
         return (line,)
-    pairs = [(separator.join(texts[:cut]), separator.join(texts[cut:])) for cut in range(1, len(texts))]
+    cuts = [cut for cut in range(1, len(texts)) if texts[cut][0] not in MARKS] or range(1, len(texts))
+    pairs = [(separator.join(texts[:cut]), separator.join(texts[cut:])) for cut in cuts]
     return min(pairs, key=lambda pair: (max(map(_width, pair)), _width(pair[0])))
 
 
@@ -213,6 +215,8 @@ def _limit_s(words: Sequence[TimedWord], first: int, end: int) -> float:
 
 def _pause_s(word: TimedWord, following: TimedWord) -> float:
     """How good a place to cut is between two words: the silence, and what punctuation is worth in silence."""
+    if MARKS.issuperset(following.text):
+        return 0.0
     last = word.text.rstrip(CLOSING)[-1:]
     return max(0.0, following.start_s - word.end_s) + SENTENCE_PAUSES_S.get(last, 0.0)
 

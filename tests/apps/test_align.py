@@ -141,6 +141,7 @@ def test_align_recording_longer_than_the_model_takes_is_cut_into_chunks(model_fo
         ("Five — no: SIX!", ["Five —", "no:", "SIX!"]),
         ("— Well-known…", ["— Well-known…"]),
         ("5 % off", ["5", "%", "off"]),
+        ("five ( six )", ["five", "( six )"]),
     ],
 )
 def test_as_written_gives_words_their_writing_back(text, written):
@@ -164,9 +165,10 @@ def test_as_written_text_that_is_not_normalised_word_by_word_stays_normalised():
 
 
 def test_as_written_without_word_marks_gives_characters_their_punctuation_back():
-    words = [TimedWord(char, index, index + 0.5, 0.5) for index, char in enumerate(["好", "打", "开", "ปิ", "ด"])]
-    restored = _as_written(words, "「好」，打开 ปิด。", "basic", "")
-    assert [word.text for word in restored] == ["「好」，", "打", "开", "ปิ", "ด。"]
+    spoken = ["好", "打", "开", "ปิ", "ด", "ทํ", "า"]
+    words = [TimedWord(char, index, index + 0.5, 0.5) for index, char in enumerate(spoken)]
+    restored = _as_written(words, "「好」，打「开」 ปิด。ทำ（！", "basic", "")
+    assert [word.text for word in restored] == ["「好」，", "打", "「开」", "ปิ", "ด。", "ทำ（！"]
 
 
 def test_align_reference_same_recording_is_the_diagonal(clip):

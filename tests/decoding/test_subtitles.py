@@ -185,6 +185,18 @@ def test_make_cues_full_width_characters_count_as_two_and_combining_marks_as_non
     assert cue.lines == ("ปิ" * 42,)
 
 
+def test_make_cues_punctuation_of_its_own_begins_neither_cue_nor_line():
+    text = "字" * 14 + "。」" + "字" * 25 + "，" + "字" * 14 + "。"
+    words = [TimedWord(char, 0.25 * index, 0.25 * index + 0.25) for index, char in enumerate(text)]
+    cues = make_cues(words, separator="")
+    assert "".join(line for cue in cues for line in cue.lines) == text
+    assert not any(line[0] in "。」，" for cue in cues for line in cue.lines)
+    words = [
+        TimedWord(char, 0.15 * index, 0.15 * index + 0.15) for index, char in enumerate("字" * 11 + "，" + "字" * 11)
+    ]
+    assert [cue.lines for cue in make_cues(words, separator="")] == [("字" * 11 + "，", "字" * 11)]
+
+
 @pytest.mark.parametrize("end_s", [1.4, 60.0])
 def test_make_cues_keeps_words_that_start_together_together(end_s):
     """As a token gives them that writes two words; at 20 characters a second each would be better off alone."""

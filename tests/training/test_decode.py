@@ -12,7 +12,7 @@ from hf_speechft import SpeechBertTokenizer
 from hf_speechft.decoding import CTCDecoder
 from hf_speechft.training import decode
 from hf_speechft.training.decode import NBEST, DecodingPlan, decode_finally
-from hf_speechft.training.tuning import emissions
+from hf_speechft.training.tuning import emissions, tune_decoder
 
 TEXTS = ["ab a", "b", "a ba b"]
 
@@ -80,14 +80,17 @@ def test_decode_finally_gives_each_decoding_and_the_decoder_it_was_made_with(rec
         assert decoder.decode(log_probs)[0][0].text == with_lm
 
 
-def test_decode_finally_without_word_marks_has_a_language_model_of_characters(recogniser, tmp_path):
+def test_decode_finally_without_word_marks_has_a_language_model_of_characters(recogniser, tmp_path, monkeypatch):
     model, processor = recogniser
     units = ["<pad>", "<unk>", "打", "开", "灯"]
     (tmp_path / "vocab.json").write_text(json.dumps({unit: index for index, unit in enumerate(units)}))
     processor.tokenizer = SpeechBertTokenizer(str(tmp_path / "vocab.json"))
-    splits = [make_split(seed).remove_columns("text").add_column("text", ["打开灯", "灯", "开"]) for seed in (0, 1)]
+    splits = [make_split(seed).remove_columns("text").add_column("text", ["打 开灯", "灯", "开 "]) for seed in (0, 1)]
     plan = replace(make_plan(), lm_lines=["打开灯", "灯 打开"])
+    given = []
+    monkeypatch.setattr(decode, "tune_decoder", lambda *args: given.append(args[2]) or tune_decoder(*args))
     decodings, decoder = decode_finally(model, processor, *splits, plan)
+    assert given == [["打开灯", "灯", "开"]]
     assert decoder.lm.words[3:] == ["打", "开", "灯"]
     assert all(decodings[0].hypotheses)
     assert " " not in "".join([*decodings[0].hypotheses, *decodings[1].hypotheses])
