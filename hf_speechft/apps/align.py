@@ -156,11 +156,11 @@ def _as_written(words: "list[TimedWord]", text: str, normalizer: str, separator:
 
 def _characters(text: str) -> list[str]:
     """Characters of a text, each with what is written onto it, also where only its NFKC form is (ำ in Thai)."""
-    from hf_speechft.decoding.units import space_characters
+    from hf_speechft.decoding.units import is_combining, space_characters
 
     pieces: list[str] = []
     for piece in space_characters(text).split():
-        if pieces and unicodedata.category(unicodedata.normalize("NFKC", piece)[0]).startswith("M"):
+        if pieces and is_combining(unicodedata.normalize("NFKC", piece)[0]):
             pieces[-1] += piece
         else:
             pieces.append(piece)

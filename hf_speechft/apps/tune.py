@@ -113,13 +113,14 @@ def _tune(
     options = {"batch_size": batch_size, "show_progress": sys.stderr.isatty(), "description": split}
     batches = list(emissions(recogniser, processor, utterances, **options))
     references = list(map(processor.tokenizer.written, utterances["text"]))
+    unit = error_unit(decoder)
     tuned, rate = tune_decoder(decoder, batches, references)
     if scorer is not None:
         nbest = [hypotheses for batch in batches for hypotheses in decode_batch(tuned, batch, NBEST)]
-        rescoring, rate = tune_rescoring(nbest, scorer, references, error_unit(decoder))
+        rescoring, rate = tune_rescoring(nbest, scorer, references, unit)
         tuned = tuned.with_rescoring(rescoring if rescoring.weight > 0 else None)
     save_atomically(model, lambda folder: tuned.save_pretrained(folder / DECODER_FOLDER))
-    measure = "WER" if error_unit(decoder) == "word" else "CER"
+    measure = {"word": "WER", "char": "CER"}[unit]
     return (
         f"{model}/{DECODER_FOLDER}: lm_weight {tuned.lm_weight:g}, word_bonus {tuned.word_bonus:g}, "
         f"unknown_word_score {tuned.unknown_word_score:g}{_rescoring_line(tuned)}; {measure} on {split} "
@@ -160,13 +161,13 @@ def _rescoring_line(decoder: "CTCDecoder") -> str:
 
 def _find_lm(lm: str | None, model: str, corpus: "DatasetDict", processor: "SpeechBertProcessor") -> "NGramLM":
     """The language model that is named, the one that the model has, or one of the training transcripts."""
-    from hf_speechft.decoding import CTCDecoder, NGramLM
+    from hf_speechft.decoding import NGramLM
     from hf_speechft.decoding.decoder_files import DECODER_FOLDER, LM_FILE
+    from hf_speechft.training.tuning import transcripts_lm
 
     if lm is not None:
         return load_lm(lm)
     saved = Path(model) / DECODER_FOLDER / LM_FILE
     if saved.is_file():
         return NGramLM.load(saved)
-    units = CTCDecoder.from_processor(processor).units
-    return NGramLM.from_text(map(units.spaced, corpus["train"]["text"][:]), 4)
+    return transcripts_lm(processor, corpus["train"]["text"], 4)

@@ -130,7 +130,7 @@ def _lexicon(lm: NGramLM, units: Units) -> Automaton:
 def _check_language_model(lm: NGramLM, units: Units) -> None:
     """Refuse a language model none of whose words can come out."""
     words = lm.words[len(SPECIAL_WORDS) :]
-    longer = [word for word in words if " " in units.spaced(word)]
+    longer = [] if units.separator else [word for word in words if " " in units.spaced(word)]
     if 2 * len(longer) > len(words):
         raise ValueError(
             f"to this vocabulary each character is a word, and {len(longer)} of the language model's {len(words)} "

@@ -22,7 +22,7 @@ from functools import cached_property
 
 import numpy as np
 
-__all__ = ["SPACE", "Units", "read_units", "space_characters"]
+__all__ = ["SPACE", "Units", "is_combining", "read_units", "space_characters"]
 
 SPACE = ord(" ")  # ends a word in the stream
 DELIMITERS = ("|", "<space>", " ")
@@ -70,8 +70,8 @@ class Units:
         >>> read_units(["<pad>", "|", "a", "b"], 0).stream(" ab  a ")
         b'ab a '
         """
-        spaced = text if self.separator else space_characters(text)
-        return "".join(f"{word} " for word in spaced.split()).encode()
+        words = self.spaced(text)
+        return f"{words} ".encode() if words else b""
 
     def spaced(self, text: str) -> str:
         """Write a text with a space between two words, as n-gram models count them.
@@ -79,7 +79,7 @@ class Units:
         >>> read_units(["<pad>", "你", "好"], 0).spaced("你好")
         '你 好'
         """
-        return self.stream(text).decode().rstrip()
+        return " ".join((text if self.separator else space_characters(text)).split())
 
     def can_write(self, text: str) -> bool:
         """Tell whether some sequence of tokens writes this text."""
@@ -163,7 +163,12 @@ def space_characters(text: str) -> str:
     ' 你 好'
     """
     characters = "".join(text.split())
-    return "".join(char if unicodedata.category(char).startswith("M") else f" {char}" for char in characters)
+    return "".join(char if is_combining(char) else f" {char}" for char in characters)
+
+
+def is_combining(char: str) -> bool:
+    """Tell whether a character is written onto the one before it, as Thai vowels and tones are."""
+    return unicodedata.category(char).startswith("M")
 
 
 def _with_plain_spaces(piece: bytes) -> bytes:

@@ -13,7 +13,6 @@ from datasets import Dataset
 
 from hf_speechft.data.unreadable import UnreadableClips
 from hf_speechft.decoding.decoder import CTCDecoder, Hypothesis
-from hf_speechft.decoding.ngram import NGramLM
 from hf_speechft.decoding.rescoring import SentenceScorer
 from hf_speechft.model.modeling_speechbert import SpeechBertForCTC
 from hf_speechft.model.processing_speechbert import SpeechBertProcessor
@@ -23,6 +22,7 @@ from hf_speechft.training.tuning import (
     decode_batch,
     emissions,
     error_unit,
+    transcripts_lm,
     tune_decoder,
     tune_rescoring,
     tuning_sample,
@@ -92,7 +92,7 @@ def decode_finally(
         weights that were found.
     """
     plain = CTCDecoder.from_processor(processor, beam_width=plan.beam_width)
-    lm = NGramLM.from_text(map(plain.units.spaced, plan.lm_lines), plan.lm_order)
+    lm = transcripts_lm(processor, plan.lm_lines, plan.lm_order)
     decoder = CTCDecoder.from_processor(processor, lm=lm, beam_width=plan.beam_width)
     validation = tuning_sample(validation)
     references = list(map(processor.tokenizer.written, validation["text"]))

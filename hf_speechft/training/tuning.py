@@ -6,7 +6,7 @@ n-best lists and their scores by another model -> each pair of weights -> errors
 Errors are those of words; where the vocabulary marks none, as in Chinese, those of characters.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
 import torch
@@ -16,6 +16,7 @@ from tqdm import tqdm
 from hf_speechft.data.collate import SpeechCollator
 from hf_speechft.data.unreadable import UnreadableClips
 from hf_speechft.decoding.decoder import CTCDecoder, Hypothesis
+from hf_speechft.decoding.ngram import NGramLM
 from hf_speechft.decoding.rescoring import Rescoring, SentenceScorer
 from hf_speechft.model.modeling_speechbert import SpeechBertForCTC
 from hf_speechft.model.processing_speechbert import SpeechBertProcessor
@@ -75,6 +76,12 @@ def decode_batch(decoder: CTCDecoder, batch: Sequence[np.ndarray], nbest: int = 
     for place, log_probs in enumerate(batch):
         padded[place, : len(log_probs)] = log_probs
     return decoder.decode(padded, lengths, nbest)
+
+
+def transcripts_lm(processor: SpeechBertProcessor, lines: Iterable[str], order: int) -> NGramLM:
+    """N-gram model of normalised lines, whose words are those that the processor's units write."""
+    units = CTCDecoder.from_processor(processor).units
+    return NGramLM.from_text(map(units.spaced, lines), order)
 
 
 def tuning_sample(utterances: Dataset, seed: int = 0) -> Dataset:
