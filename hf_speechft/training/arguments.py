@@ -258,8 +258,8 @@ class SpeechTrainingArguments(TrainingArguments):
     average_checkpoints: int = field(
         default=1,
         metadata={
-            "help": "At the end, average the weights of so many of the best checkpoints that --save_total_limit left; "
-            "the average is taken unless the best one alone is better on the validation split."
+            "help": "At the end, average the weights of so many of the best checkpoints that --save_total_limit left, "
+            "with --clean_epochs only of those; taken unless the best one alone is better on the validation split."
         },
     )
     early_stopping_patience: int = field(

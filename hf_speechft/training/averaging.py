@@ -12,6 +12,7 @@ import torch
 from datasets import Dataset
 from safetensors.torch import load_file
 
+from hf_speechft.training.epochs import masked_epochs
 from hf_speechft.training.trainer import SpeechTrainer
 
 logger = logging.getLogger(__name__)
@@ -19,6 +20,8 @@ logger = logging.getLogger(__name__)
 
 def average_best(trainer: SpeechTrainer, validation: Dataset, count: int) -> list[str]:
     """Give the model the mean weights of its best checkpoints, unless the best one alone is better on validation.
+
+    With `--clean_epochs` only checkpoints of these epochs are averaged: those before them learned from other features.
 
     Args:
         trainer: After training; its model holds the weights of the best checkpoint.
@@ -31,7 +34,9 @@ def average_best(trainer: SpeechTrainer, validation: Dataset, count: int) -> lis
     if count < 2:
         return []
     metric = trainer.args.metric_for_best_model.removeprefix("eval_")
-    checkpoints = best_checkpoints(trainer.args.output_dir, trainer.state.log_history, f"eval_{metric}", count)
+    start = masked_epochs(trainer.args, trainer.state) if trainer.args.clean_epochs else 0
+    log_history = [entry for entry in trainer.state.log_history if entry["epoch"] > start]
+    checkpoints = best_checkpoints(trainer.args.output_dir, log_history, f"eval_{metric}", count)
     if len(checkpoints) < 2:
         logger.info("%d checkpoint at hand, so none are averaged", len(checkpoints))
         return []

@@ -17,9 +17,14 @@ from hf_speechft.data.collate import SpeechCollator
 from hf_speechft.training.arguments import SpeechTrainingArguments
 
 
+def masked_epochs(args: SpeechTrainingArguments, state: TrainerState) -> int:
+    """Count the epochs before `--clean_epochs`."""
+    return state.num_train_epochs - args.clean_epochs
+
+
 def is_clean_epoch(args: SpeechTrainingArguments, state: TrainerState) -> bool:
     """Tell whether the epoch that a Trainer is in is one of `--clean_epochs`."""
-    return int(state.epoch or 0) >= state.num_train_epochs - args.clean_epochs
+    return int(state.epoch or 0) >= masked_epochs(args, state)
 
 
 @contextmanager

@@ -23,16 +23,16 @@ def run(tmp_path):
     wers = {10: 0.5, 20: 0.2, 30: 0.4, 40: 0.2}
     for step in (20, 30, 40):
         make_recogniser(step).save_pretrained(tmp_path / f"checkpoint-{step}")
-    log = [{"step": step, "loss": 1.0} for step in wers]
-    return tmp_path, log + [{"step": step, "eval_wer": wer} for step, wer in wers.items()]
+    log = [{"step": step, "epoch": step / 10, "loss": 1.0} for step in wers]
+    return tmp_path, log + [{"step": step, "epoch": step / 10, "eval_wer": wer} for step, wer in wers.items()]
 
 
 class Evaluated:
     """What `average_best` needs of a trainer; its validation WER is what the test says."""
 
-    def __init__(self, folder, log_history, wer):
-        self.args = SimpleNamespace(output_dir=str(folder), metric_for_best_model="wer")
-        self.state = SimpleNamespace(log_history=log_history, best_metric=0.2)
+    def __init__(self, folder, log_history, wer, clean_epochs=0):
+        self.args = SimpleNamespace(output_dir=str(folder), metric_for_best_model="wer", clean_epochs=clean_epochs)
+        self.state = SimpleNamespace(log_history=log_history, best_metric=0.2, num_train_epochs=4)
         self.accelerator = SimpleNamespace(unwrap_model=lambda model: model)
         self.model = make_recogniser(40)
         self.wer = wer
@@ -72,6 +72,12 @@ def test_average_best_worse_than_the_best_keeps_its_weights(run):
     assert average_best(trainer, None, 3) == []
     for name, weight in trainer.model.state_dict().items():
         assert torch.equal(weight, before[name])
+
+
+def test_average_best_takes_no_checkpoint_from_before_the_clean_epochs(run):
+    folder, log = run
+    assert average_best(Evaluated(folder, log, wer=0.2, clean_epochs=2), None, 3) == ["checkpoint-40", "checkpoint-30"]
+    assert average_best(Evaluated(folder, log, wer=0.2, clean_epochs=1), None, 3) == []
 
 
 @pytest.mark.parametrize(("count", "steps"), [(1, 3), (2, 0)])
