@@ -1,10 +1,11 @@
 """How fast a model learns to recognise speech, and in how much memory: SpeechBERT beside wav2vec2.
 
-Claim: at BERT-base size and 8x subsampling an update takes at most a sixth of the time and half of the memory of one
-of wav2vec2-base under the recipe of transformers' CTC example, on a CPU, and on a GPU in bfloat16. Speed and memory
-depend on sizes and not on what was learned, so all weights are random and the audio is noise, in batches of the
-lengths that real utterances have. Each model trains in a process of its own, and the processes take turns: one update
-each a round. Run from the project's root, on a machine that does nothing else (24 GB):
+Aim: at BERT-base size and 8x subsampling an update takes at most a sixth of the time and half of the memory of one
+of wav2vec2-base under the recipe of transformers' CTC example, on a CPU, and on a GPU in bfloat16. What is reached on
+a CPU is in the table; a GPU was not measured yet. Speed and memory depend on sizes and not on what was learned, so all
+weights are random and the audio is noise, in batches of the lengths that real utterances have. Each model trains in a
+process of its own, and the processes take turns: one update each a round. Run from the project's root, on a machine
+that does nothing else (24 GB):
 
     python -m benchmarks.training
 

@@ -42,7 +42,7 @@ def audit(
         int | None, typer.Option(help="Frames per step, 2, 4 or 8. Default: the model's, or 4 and characters.")
     ] = None,
     text_normalizer: Annotated[
-        str | None, typer.Option(help="none, basic or english. Default: the model's, or basic.")
+        str | None, typer.Option(help="none, basic, english or cased. Default: the model's, or basic.")
     ] = None,
     seed: Annotated[int, typer.Option(help="Seed of the sample, and of the cut where splits are missing.")] = 42,
     json_file: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write all findings here.")] = None,

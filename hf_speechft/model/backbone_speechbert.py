@@ -143,6 +143,7 @@ def build_backbone(config: SpeechBertConfig) -> PreTrainedModel:
     backbone = _from_config(config.backbone_config)
     limit = position_limit(backbone)
     check_max_positions(config, limit)
+    check_position_shift(config, backbone)
     if config.max_positions is not None and config.max_positions > limit:
         text_config = config.backbone_config
         if getattr(text_config, "max_relative_positions", 1) < 1:  # DeBERTa's relative positions stay as many
@@ -193,6 +194,20 @@ def check_max_positions(config: SpeechBertConfig, limit: int | None) -> None:
         )
 
 
+def check_position_shift(config: SpeechBertConfig, backbone: PreTrainedModel) -> None:
+    """Refuse to shift the positions of a text model that has no learned ones, or takes none from outside.
+
+    Raises:
+        ValueError: Saying so.
+    """
+    if config.position_shift and first_position_id(backbone) is None:
+        reason = "computes its positions" if find_positions(backbone) is None else "counts its positions by itself"
+        raise ValueError(
+            f"position_shift is {config.position_shift}; this {config.backbone_config.model_type} {reason}. Leave "
+            "position_shift at 0"
+        )
+
+
 def adapt_backbone(backbone: PreTrainedModel, config: SpeechBertConfig) -> PreTrainedModel:
     """Take away what a speech model does not use: word embeddings and pooler; apply the attention's direction."""
     backbone.set_input_embeddings(nn.Identity())
@@ -224,6 +239,16 @@ def find_positions(backbone: PreTrainedModel) -> tuple[str, int] | None:
             counted = 0 if module.padding_idx is None else module.padding_idx + 1  # RoBERTa counts from there
             return f"{name}.weight", getattr(module, "offset", counted)  # OPT and BART say it
     return None
+
+
+def first_position_id(backbone: PreTrainedModel) -> int | None:
+    """Position id of an utterance's first step; `None` without learned positions, or where it takes no ids of them."""
+    found = find_positions(backbone)
+    if found is None or "position_ids" not in inspect.signature(backbone.forward).parameters:
+        return None
+    name, reserved = found
+    table = backbone.get_submodule(name.removesuffix(".weight"))
+    return 0 if hasattr(table, "offset") else reserved  # OPT adds it by itself
 
 
 @torch.no_grad()

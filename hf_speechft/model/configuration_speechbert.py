@@ -34,6 +34,9 @@ class SpeechBertConfig(PreTrainedConfig):
             can be written so much later than it was said.
         max_positions: Steps that learned positions are stretched to by linear interpolation; `None` for the
             checkpoint's own.
+        position_shift: In training, learned positions count from a random number of steps up to this, another one for
+            each utterance (SHAPE, arXiv:2109.05644), so that a sound is known again at another time;
+            `apply_spec_augment` switches it off too.
         frontend_dropout: Dropout probability inside the front-end.
         head_dropout: Dropout probability before the CTC head.
         initializer_range: Standard deviation that new weights are drawn with.
@@ -75,6 +78,7 @@ class SpeechBertConfig(PreTrainedConfig):
     attention: str | None = None
     lookahead_ms: int = 0
     max_positions: int | None = None
+    position_shift: int = 0
     frontend_dropout: float = 0.1
     head_dropout: float = 0.1
     initializer_range: float = 0.02
@@ -108,6 +112,8 @@ class SpeechBertConfig(PreTrainedConfig):
                 raise ValueError(f"{name} is {getattr(self, name)}; it needs to be 1 or more")
         if not 0 <= self.frequency_warp < 1:
             raise ValueError(f"frequency_warp is {self.frequency_warp}; it needs to be a share from 0 to below 1")
+        if self.position_shift < 0:
+            raise ValueError(f"position_shift is {self.position_shift}; it needs to be 0 or more steps")
         if not 0 <= self.intermediate_ctc_weight < 1:
             raise ValueError(
                 f"intermediate_ctc_weight is {self.intermediate_ctc_weight}; it needs to be a share from 0 to below 1"

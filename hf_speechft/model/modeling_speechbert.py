@@ -24,6 +24,7 @@ from .backbone_speechbert import (
     check_streaming,
     check_text_model,
     copy_embedding_rows,
+    first_position_id,
     load_backbone,
     load_stretched,
     position_limit,
@@ -64,6 +65,7 @@ class SpeechBertModel(SpeechBertPreTrainedModel):
         self.frontend = build_frontend(config)
         self.backbone = build_backbone(config)
         self.max_steps = position_limit(self.backbone)
+        self.first_position_id = first_position_id(self.backbone)
         self.post_init()
 
     @can_return_tuple
@@ -103,6 +105,8 @@ class SpeechBertModel(SpeechBertPreTrainedModel):
             features = mask_features(features, frame_lengths, self.config)
         hidden = self.frontend(features, frame_lengths)  # (batch, steps, hidden)
         step_lengths = output_lengths(frame_lengths, self.config.subsampling)
+        if self.training and self.config.apply_spec_augment and self.config.position_shift:
+            kwargs["position_ids"] = self._shifted_positions(hidden)
         for name in ("output_hidden_states", "output_attentions"):
             if kwargs.get(name) is None:
                 kwargs[name] = getattr(self.config, name)
@@ -139,6 +143,13 @@ class SpeechBertModel(SpeechBertPreTrainedModel):
         past.key_values = {cache_name: outputs[cache_name]}
         past.steps += steps
         return outputs.last_hidden_state
+
+    def _shifted_positions(self, hidden: torch.Tensor) -> torch.Tensor:
+        """Draw where the positions of each utterance begin: ids `(batch, steps)` for `(batch, steps, width)`."""
+        batch, steps, _ = hidden.shape
+        largest = min(self.config.position_shift, self.max_steps - steps)
+        shifts = torch.randint(largest + 1, (batch, 1), device=hidden.device)
+        return self.first_position_id + shifts + torch.arange(steps, device=hidden.device)
 
     def _check_width(self, mels: int) -> None:
         if mels != self.config.num_mel_bins:

@@ -59,6 +59,13 @@ class ModelArguments:
             "positions for; by default its own number."
         },
     )
+    position_shift: int = field(
+        default=0,
+        metadata={
+            "help": "SHAPE: in training, learned positions count from a random number of steps up to this, such as "
+            "100, so that a sound is known again at another time."
+        },
+    )
     attn_implementation: str | None = field(
         default=None, metadata={"help": "Attention: 'sdpa', 'eager', …; by default what transformers chooses."}
     )
@@ -94,7 +101,7 @@ class ModelArguments:
         default=0.0,
         metadata={
             "help": "CR-CTC: weight of the difference between two masked views of each utterance, such as 0.2; an "
-            "update takes twice the time."
+            "update takes 1.6 times the time."
         },
     )
     rescoring_model: str | None = field(
@@ -252,7 +259,7 @@ class SpeechTrainingArguments(TrainingArguments):
         default=0,
         metadata={
             "help": "In so many of the last epochs, nothing but the speed of training clips is changed: no masks, "
-            "no warp, no noise, no CR-CTC."
+            "no warp, no shift, no noise, no CR-CTC."
         },
     )
     average_checkpoints: int = field(

@@ -104,6 +104,7 @@ def make_model(model: ModelArguments, processor: SpeechBertProcessor) -> SpeechB
     regularisation = {
         "frontend_dropout": model.dropout,
         "head_dropout": model.dropout,
+        "position_shift": model.position_shift,
         "frequency_warp": model.frequency_warp,
         "mask_time_prob": model.mask_time_prob,
         "mask_time_length": model.mask_time_length,

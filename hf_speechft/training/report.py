@@ -289,11 +289,13 @@ def _augmentation(arguments: Arguments) -> str:
         f"{model.mask_feature_prob:.0%} of mel bins in masks of {model.mask_feature_length}"
     )
     warp = [f"frequencies up to {model.frequency_warp:.0%} higher or lower"] if model.frequency_warp else []
+    shift = [f"positions up to {model.position_shift} steps later"] if model.position_shift else []
     speeds = ", ".join(f"{factor:g}" for factor in data.speed_factors)
     clean = "epoch" if training.clean_epochs == 1 else f"{training.clean_epochs} epochs"
     parts = [
         masks,
         *warp,
+        *shift,
         *([] if data.speed_factors == [1.0] else [f"speeds {speeds}"]),
         *describe_augmentation(data),
         *([f"but for speeds none of it, nor CR-CTC, in the last {clean}"] if training.clean_epochs else []),

@@ -22,8 +22,8 @@ def select_utterances(
     """Drop what cannot be used, put each split into its order, and repeat training clips at other speeds.
 
     From the training split goes what is unreadable, empty, too short, too long or cannot be aligned, at any of the
-    speeds. The other splits lose only what is empty, as withheld transcripts are, and what cannot be decoded at all:
-    without the hard ones the result would flatter.
+    speeds. The other splits lose only what is empty, as withheld transcripts are, and what cannot be decoded at all,
+    being shorter than a frame or longer than the positions reach: without the hard ones the result would flatter.
     A stream is left to `make_stream`.
 
     Raises:

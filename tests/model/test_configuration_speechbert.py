@@ -142,6 +142,7 @@ def test_config_does_not_use_text_checkpoints_cache(attention, gpt2_config):
         ),
         ({"frequency_warp": -0.1}, "frequency_warp is -0.1; it needs to be a share from 0 to below 1"),
         ({"frequency_warp": 1.0}, "frequency_warp is 1.0; it needs to be a share from 0 to below 1"),
+        ({"position_shift": -1}, "position_shift is -1; it needs to be 0 or more steps"),
         ({"consistency_weight": -0.1}, "consistency_weight is -0.1; it needs to be a number from 0 up"),
         ({"mask_time_length": 0}, "mask_time_length is 0; it needs to be 1 or more"),
         ({"mask_feature_length": -2}, "mask_feature_length is -2; it needs to be 1 or more"),

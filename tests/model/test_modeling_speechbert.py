@@ -454,10 +454,34 @@ def test_frequency_warp_is_another_one_for_each_utterance_in_training_only():
     assert not torch.equal(warped[0], warped[1])
 
 
-def test_spec_augment_switched_off_masks_nothing():
-    model = make_model(apply_spec_augment=False, mask_time_prob=0.5, frequency_warp=0.1).train()
+def positions_that_reach_the_body(model, frames):
+    """Position ids of 50 utterances, `None` where the body counts by itself."""
+    taken = {}
+    hook = model.speechbert.backbone.register_forward_pre_hook(
+        lambda module, args, kwargs: taken.update(kwargs), with_kwargs=True
+    )
+    model(torch.randn(50, frames, MELS))
+    hook.remove()
+    return taken.get("position_ids")
+
+
+def test_position_shift_begins_anywhere_that_leaves_room_in_training_only():
+    model = make_model(position_shift=6)
+    limit, ratio = model.speechbert.max_steps, model.config.subsampling
+    assert positions_that_reach_the_body(model, 20) is None
+    model.train()
+    for steps, largest in [(5, 6), (limit - 2, 2), (limit, 0)]:
+        positions = positions_that_reach_the_body(model, steps * ratio)
+        assert positions.shape == (50, steps)
+        assert set(positions[:, 0].tolist()) == set(range(largest + 1))
+        assert torch.equal(positions - positions[:, :1], torch.arange(steps).expand(50, -1))
+
+
+def test_spec_augment_switched_off_masks_warps_and_shifts_nothing():
+    model = make_model(apply_spec_augment=False, mask_time_prob=0.5, frequency_warp=0.1, position_shift=6).train()
     features, mask = make_batch(60, 60)
     assert torch.equal(features_that_reach_the_frontend(model, features, mask), features)
+    assert positions_that_reach_the_body(model, 20) is None
 
 
 # Training and placing

@@ -96,8 +96,11 @@ CONFIGS = {
 }
 LEARNED = {"bert", "roberta", "xlm-roberta", "camembert", "electra", "distilbert", "albert", "mpnet", "bart", "mbart"}
 LEARNED |= {"gpt2", "gpt_neo", "opt"}
+COUNTS_ITSELF = {"bart", "mbart"}  # they take no position ids
 WITHOUT_CHECKPOINTING = {"albert", "mpnet"}  # transformers has none for them
 WITH_SDPA = set(FAMILIES) - {"deberta", "deberta-v2", "mpnet", "gpt_neo", "bloom"}
+
+WITHOUT_MASKS = {"apply_spec_augment": True, "mask_time_prob": 0.0, "mask_feature_prob": 0.0}
 
 every_family = pytest.mark.parametrize("family", CONFIGS)
 
@@ -519,6 +522,32 @@ def test_computed_positions_have_no_limit_and_are_not_stretched(family, checkpoi
         make_model(family, max_positions=100)
     with pytest.raises(ValueError, match=message):
         SpeechBertForCTC.from_text_pretrained(checkpoints(family)[1], processor=processor, max_positions=100)
+
+
+@pytest.mark.parametrize("family", sorted(LEARNED - COUNTS_ITSELF))
+def test_position_shift_is_a_table_of_positions_that_begins_later(family, monkeypatch):
+    model = make_model(family, position_shift=5, **WITHOUT_MASKS).speechbert
+    features, mask = make_batch(40, 32)
+    monkeypatch.setattr(torch, "randint", lambda *size, **_: torch.tensor([[5], [0]]))
+    model.training = True  # the layers stay in evaluation, without dropout
+    with torch.no_grad():
+        shifted = model(features, mask).last_hidden_state
+        model.eval()
+        plain = model(features, mask).last_hidden_state
+        name, reserved = find_positions(model.backbone)
+        table = model.backbone.get_parameter(name)
+        table[reserved:-5] = table[reserved + 5 :].clone()
+        later = model(features, mask).last_hidden_state
+    torch.testing.assert_close(shifted[0], later[0])
+    torch.testing.assert_close(shifted[1, :8], plain[1, :8])
+    assert not torch.allclose(later[0], plain[0])
+
+
+@pytest.mark.parametrize("family", [family for family in CONFIGS if family not in LEARNED - COUNTS_ITSELF])
+def test_position_shift_of_a_family_without_position_ids_raises(family):
+    reason = "counts its positions by itself" if family in COUNTS_ITSELF else "computes its positions"
+    with pytest.raises(ValueError, match=f"position_shift is 5; this {family} {reason}. Leave position_shift at 0"):
+        make_model(family, position_shift=5)
 
 
 def test_max_positions_fewer_than_there_are_raises(checkpoints, processor):

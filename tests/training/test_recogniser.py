@@ -138,6 +138,12 @@ def test_make_model_warps_mel_bins_and_refuses_to_warp_cepstra(argv, tmp_path):
         make_model(given, make_processor(given, data, ["a b"]))
 
 
+def test_make_model_shifts_positions(speechbert, argv, tmp_path):
+    for name in ("minilm", str(speechbert)):
+        given, data, _ = parse_arguments(argv(tmp_path / "run", model_name_or_path=name, position_shift=20))
+        assert make_model(given, make_processor(given, data, ["a b"])).config.position_shift == 20
+
+
 def test_make_model_of_incomplete_speechbert_raises(speechbert, argv, tmp_path):
     _, data, _ = parse_arguments(argv(tmp_path / "run"))
     model = ModelArguments(model_name_or_path=str(speechbert))

@@ -214,6 +214,8 @@ def test_write_report_card_names_packaged_minilm_by_its_hub_id(tmp_path):
                 "10",
                 "--frequency_warp",
                 "0.1",
+                "--position_shift",
+                "100",
                 "--speed_factors",
                 "0.9",
                 "1",
@@ -222,7 +224,8 @@ def test_write_report_card_names_packaged_minilm_by_its_hub_id(tmp_path):
             ],
             [
                 "| learning-rate schedule | StepLR every 10.0 epochs, factor 0.1 |",
-                "in masks of 10; frequencies up to 10% higher or lower; speeds 0.9, 1 |",
+                "in masks of 10; frequencies up to 10% higher or lower; positions up to 100 steps later; "
+                "speeds 0.9, 1 |",
                 "| batch size | 32 |",
             ],
         ),
