@@ -72,6 +72,7 @@ class UnreadableClips:
     def forget(self) -> None:
         """Remove the file: a run starts anew."""
         self.path.unlink(missing_ok=True)
+        self._read_bytes = 0
 
 
 def _parse(lines: bytes) -> list[UnreadableClip]:

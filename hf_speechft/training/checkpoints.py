@@ -24,7 +24,8 @@ VOLATILE |= {"beam_width", "lm_order", "lm_text", "rescoring_model"}
 
 # What a checkpoint brings along, so that another value would be ignored.
 KEPT = ("learning_rate", "new_learning_rate", "weight_decay", "adam_beta1", "adam_beta2", "adam_epsilon", "optim")
-KEPT += ("step_lr_gamma", "eval_steps", "save_steps", "logging_steps", "early_stopping_patience")
+KEPT += ("step_lr_epochs", "step_lr_gamma", "metric_for_best_model")
+KEPT += ("eval_steps", "save_steps", "logging_steps", "early_stopping_patience")
 
 
 def find_start(arguments: Arguments) -> str | None:
@@ -41,8 +42,8 @@ def find_start(arguments: Arguments) -> str | None:
         The checkpoint's folder, or `None` to start anew.
 
     Raises:
-        ValueError: The folder holds a finished run or one with other arguments, or the checkpoint asked for is not
-            there or not whole.
+        ValueError: The folder holds a finished run, one with other arguments or what came after the checkpoint asked
+            for, or that is not there or not whole.
     """
     training = arguments[2]
     folder = Path(training.output_dir)
@@ -54,8 +55,11 @@ def find_start(arguments: Arguments) -> str | None:
             others = ", ".join(path.name for path in whole_checkpoints(folder)) or "none"
             raise ValueError(f"{asked} is no whole checkpoint, as it lacks {STATE_FILE}; those in {folder}: {others}")
         _check_kept_arguments(Path(asked), arguments)
+        _check_nothing_follows(Path(asked), folder)
         return str(asked)
     if training.overwrite_output_dir:
+        if asked:
+            raise ValueError("--overwrite_output_dir removes what --resume_from_checkpoint needs; leave one out")
         _check_source_stays(arguments[0].model_name_or_path, folder)
         return None
     if (folder / METRICS_FILE).exists():
@@ -73,13 +77,33 @@ def find_start(arguments: Arguments) -> str | None:
 
 def _check_kept_arguments(checkpoint: Path, arguments: Arguments) -> None:
     """Refuse other values of what the checkpoint's optimiser and state hold."""
-    folder = checkpoint.parent.parent if checkpoint.parent.name == UNEVALUATED_FOLDER else checkpoint.parent
-    changed = [one for one in changed_arguments(folder, arguments) if one.split()[0] in KEPT]
+    changed = [one for one in changed_arguments(_run_folder(checkpoint), arguments) if one.split()[0] in KEPT]
     if changed:
         raise ValueError(
             f"{checkpoint} goes on with its optimiser and state ({'; '.join(changed)} would be ignored); give the "
             f"values that it has, or start from its weights by --model_name_or_path {checkpoint}"
         )
+
+
+def _check_nothing_follows(checkpoint: Path, folder: Path) -> None:
+    """Refuse a folder with what the run from a checkpoint would be mixed up with: later checkpoints, or an end."""
+    if (folder / METRICS_FILE).exists():
+        raise ValueError(f"{folder} holds a finished run; choose another --output_dir to go on from {checkpoint}")
+    is_own = _run_folder(checkpoint).resolve() == folder.resolve()
+    others = [one for one in whole_checkpoints(folder) if not is_own or _updates(one) > _updates(checkpoint)]
+    if others:
+        raise ValueError(
+            f"{folder} holds {others[-1].name}, which a run from {checkpoint} would be mixed up with; choose another "
+            "--output_dir, or go on from the last checkpoint there with --resume_from_checkpoint true"
+        )
+
+
+def _run_folder(checkpoint: Path) -> Path:
+    return checkpoint.parent.parent if checkpoint.parent.name == UNEVALUATED_FOLDER else checkpoint.parent
+
+
+def _updates(checkpoint: Path) -> int:
+    return json.loads((checkpoint / STATE_FILE).read_text(encoding="utf-8"))["global_step"]
 
 
 def _check_source_stays(source: str, folder: Path) -> None:

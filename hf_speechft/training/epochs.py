@@ -8,6 +8,7 @@ Source: He et al., "Data Augmentation Revisited: Rethinking the Distribution Gap
 2019 (arXiv:1909.09148).
 """
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -16,6 +17,20 @@ from transformers import TrainerCallback, TrainerControl, TrainerState
 from hf_speechft import SpeechBertConfig
 from hf_speechft.data.collate import SpeechCollator
 from hf_speechft.training.arguments import SpeechTrainingArguments
+
+
+def check_clean_epochs(args: SpeechTrainingArguments, updates_per_epoch: int) -> None:
+    """Refuse more clean epochs than `--max_steps` makes, since no update would hear a mask then.
+
+    Raises:
+        ValueError: Saying how many epochs there are.
+    """
+    epochs = math.ceil(args.max_steps / updates_per_epoch)
+    if args.clean_epochs > epochs:
+        raise ValueError(
+            f"--clean_epochs is {args.clean_epochs}; they are the last of the epochs that --max_steps "
+            f"{args.max_steps} makes, {epochs} of {updates_per_epoch} updates, so give a number from 0 to that"
+        )
 
 
 def masked_epochs(args: SpeechTrainingArguments, state: TrainerState) -> int:

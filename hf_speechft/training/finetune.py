@@ -248,8 +248,8 @@ class FineTuning:
             if self.training_arguments.overwrite_output_dir and not self.checkpoint:
                 remove_run(self.folder)
             record_arguments(self.arguments, self.batch_parts)
-            if not self.checkpoint:
-                self.unreadable.forget()
+        if not self.checkpoint:
+            self.unreadable.forget()
         self.trainer.accelerator.wait_for_everyone()  # the main process may have removed an earlier run
         if self.spoken is not None and not self.checkpoint:
             warm_up(self.trainer.model, self.processor, self.spoken, self.training_arguments)

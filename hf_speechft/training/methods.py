@@ -8,7 +8,7 @@ lora       low-rank updates of the body's linear layers, merged into them at the
 layernorm  of the body its norms only (Lu et al., "Pretrained Transformers as Universal Computation Engines", 2021,
            arXiv:2103.05247).
 frozen     nothing of the body.
-random     the same body with random weights: the control, which tells what the text checkpoint is worth.
+random     the same body, and head, with random weights: the control, which tells what the text checkpoint is worth.
 """
 
 from torch import nn
@@ -34,6 +34,7 @@ def apply_method(model: SpeechBertForCTC, method: str) -> None:
     """
     if method == "random":
         model.speechbert.backbone = build_backbone(model.config).to(model.dtype)
+        model._init_weights(model.head)  # of native units it began as word embeddings
     elif method == "lora":
         _add_lora(model)
     elif method in ("layernorm", "frozen"):

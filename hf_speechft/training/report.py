@@ -15,6 +15,7 @@ import torch
 
 import hf_speechft
 from hf_speechft.data.corpora import is_demo
+from hf_speechft.data.readers import is_pattern
 from hf_speechft.scoring.bootstrap import bootstrap_interval, paired_bootstrap
 from hf_speechft.scoring.curves import plot_training_curves
 from hf_speechft.scoring.metrics import ErrorCounts, count_errors, total
@@ -205,12 +206,14 @@ def _card_facts(arguments: Arguments, facts: RunFacts, results: Sequence[ResultF
     model, data, training = arguments
     step_schedule = f"StepLR every {training.step_lr_epochs} epochs, factor {training.step_lr_gamma}"
     packaged = model.model_name_or_path == PACKAGED_MINILM
+    dataset = Path(data.dataset).expanduser()
+    is_local = dataset.exists() or is_pattern(dataset)
     return CardFacts(
         model_name=Path(training.hub_model_id or training.output_dir).name,
         text_checkpoint=MINILM_ON_THE_HUB if packaged else model.model_name_or_path,
-        dataset_name=Path(data.dataset).name if Path(data.dataset).exists() else data.dataset,
+        dataset_name=dataset.name if is_local else data.dataset,
         repo_id=training.hub_model_id,
-        dataset_id=None if Path(data.dataset).exists() or is_demo(data.dataset) else data.dataset,
+        dataset_id=None if is_local or is_demo(data.dataset) else data.dataset,
         dataset_config=data.dataset_config_name,
         splits=facts.splits,
         results=results,
@@ -223,7 +226,7 @@ def _card_facts(arguments: Arguments, facts: RunFacts, results: Sequence[ResultF
         curves_file=CURVES_FILE,
         parameters=facts.parameters,
         goes_on=facts.goes_on,
-        initialisation=_initialisation(training.method, facts.goes_on),
+        initialisation=_initialisation(training.method, model.vocabulary, facts.goes_on),
         warmup=_warmup(facts.warmup),
         frontend=_frontend(model),
         subsampling=model.subsampling,
@@ -261,11 +264,14 @@ def _batch_size(training: SpeechTrainingArguments) -> int | str:
     return seconds if training.batch_clips is None else f"{seconds}, and {training.batch_clips * batches} utterances"
 
 
-def _initialisation(method: str, goes_on: bool) -> str | None:
+def _initialisation(method: str, vocabulary: str, goes_on: bool) -> str | None:
     if goes_on:
         return None
-    body = "random weights in the text checkpoint's shape" if method == "random" else "pre-trained text checkpoint"
-    return f"{body}; front-end and head new"
+    if method == "random":
+        return "random weights in the text checkpoint's shape; front-end and head new"
+    if vocabulary == "native":
+        return "pre-trained text checkpoint; front-end new, head from its word embeddings where they are as wide"
+    return "pre-trained text checkpoint; front-end and head new"
 
 
 def _warmup(warmup: WarmupFacts | None) -> str | None:

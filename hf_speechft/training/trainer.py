@@ -24,7 +24,7 @@ from hf_speechft.sharing.save import FULL_BELOW_BYTES, SaveError
 from hf_speechft.training.arguments import SpeechTrainingArguments
 from hf_speechft.training.checkpoints import STATE_FILE, UNEVALUATED_FOLDER
 from hf_speechft.training.dropout import draw_bytes
-from hf_speechft.training.epochs import is_clean_epoch, unmasked
+from hf_speechft.training.epochs import check_clean_epochs, is_clean_epoch, unmasked
 from hf_speechft.training.memory import halve_evaluation, is_out_of_memory, naming_batch
 from hf_speechft.training.optim import group_parameters, hold_waiting_groups, step_schedule
 from hf_speechft.training.preemption import Preemption
@@ -43,6 +43,8 @@ class SpeechTrainer(Trainer):
 
     def __init__(self, *args: object, **kwargs: object) -> None:
         super().__init__(*args, **kwargs)
+        if self.args.clean_epochs and self.args.max_steps > 0:
+            check_clean_epochs(self.args, self._updates_per_epoch())
         draw_bytes(self.model)
         self._preemption = Preemption()
         self.add_callback(self._preemption)

@@ -4,6 +4,8 @@ import json
 import multiprocessing
 import pickle
 
+import pytest
+
 from hf_speechft.data.unreadable import UnreadableClip, UnreadableClips
 
 
@@ -38,8 +40,9 @@ def test_clips_of_an_earlier_process_are_not_new_but_remain(tmp_path):
     assert clips.all() == [clip(1)]
 
 
-def test_clips_of_a_file_begun_anew_are_new(tmp_path):
-    UnreadableClips(tmp_path / "x").note(UnreadableClip("a long name", "file", "a long story"))
+@pytest.mark.parametrize("before", [UnreadableClip("a long name", "file", "a long story"), clip(2)])
+def test_clips_of_a_file_begun_anew_are_new(tmp_path, before):
+    UnreadableClips(tmp_path / "x").note(before)
     clips = UnreadableClips(tmp_path / "x")
     clips.forget()
     assert clips.new() == []

@@ -174,6 +174,8 @@ def test_remove_run_removes_the_run_and_nothing_else(make_arguments, make_checkp
     [
         ({"learning_rate": 5e-4}, "learning_rate 0.001 -> 0.0005"),
         ({"early_stopping_patience": 2}, "early_stopping_patience 0 -> 2"),
+        ({"metric_for_best_model": "cer"}, "metric_for_best_model 'wer' -> 'cer'"),
+        ({"step_lr_epochs": 2}, "step_lr_epochs None -> 2.0"),
     ],
 )
 def test_find_start_asked_for_checkpoint_with_what_it_would_ignore_raises(
@@ -213,9 +215,38 @@ def test_find_start_on_a_machine_that_computes_in_another_type_goes_on(argv, mak
 
 
 def test_find_start_asked_for_checkpoint_is_taken(make_arguments, make_checkpoint):
-    asked = make_checkpoint(6)
-    make_checkpoint(12)
+    make_checkpoint(3, '{"global_step": 3}')
+    asked = make_checkpoint(6, '{"global_step": 6}')
     assert find_start(make_arguments(resume_from_checkpoint=asked)) == asked
+
+
+def test_find_start_asked_for_checkpoint_where_the_folder_holds_more_raises(make_arguments, make_checkpoint, tmp_path):
+    asked = make_checkpoint(6, '{"global_step": 6}')
+    make_checkpoint(12, '{"global_step": 12}')
+    message = "run holds checkpoint-12, which a run from .*checkpoint-6 would be mixed up with; choose another --"
+    with pytest.raises(ValueError, match=message):
+        find_start(make_arguments(resume_from_checkpoint=asked))
+    (tmp_path / "run" / "metrics.json").touch()
+    with pytest.raises(ValueError, match="run holds a finished run; choose another --output_dir to go on from .*nt-6"):
+        find_start(make_arguments(resume_from_checkpoint=asked))
+
+
+def test_find_start_asked_for_checkpoint_of_another_run_where_one_is_unfinished_raises(
+    make_arguments, make_checkpoint, tmp_path
+):
+    asked = tmp_path / "other" / "checkpoint-6"
+    Path(make_checkpoint(6, '{"global_step": 6}')).parent.rename(tmp_path / "other")
+    assert find_start(make_arguments(resume_from_checkpoint=asked)) == str(asked)
+    make_checkpoint(3, '{"global_step": 3}')
+    with pytest.raises(ValueError, match="run holds checkpoint-3, which a run from .*checkpoint-6 would be mixed up"):
+        find_start(make_arguments(resume_from_checkpoint=asked))
+
+
+def test_find_start_asked_to_resume_and_to_overwrite_raises(make_arguments, make_checkpoint):
+    make_checkpoint(6)
+    record_arguments(make_arguments())
+    with pytest.raises(ValueError, match="--overwrite_output_dir removes what --resume_from_checkpoint needs"):
+        find_start(make_arguments(resume_from_checkpoint="true", overwrite_output_dir=True))
 
 
 def test_find_start_asked_for_checkpoint_missing_raises_and_names_the_others(make_arguments, make_checkpoint):

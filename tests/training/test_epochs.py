@@ -102,6 +102,7 @@ def test_run_interrupted_in_a_clean_epoch_is_the_run_that_was_not(argv, tmp_path
     [
         ({"clean_epochs": -1}, "--clean_epochs is -1; they are the last of the 2 of --num_train_epochs"),
         ({"clean_epochs": 3}, "--clean_epochs is 3; .* so give a number from 0 to that"),
+        ({"clean_epochs": 2, "max_steps": 1}, "--clean_epochs is 2; .* --max_steps 1 makes, 1 of [0-9]+ updates"),
         ({"clean_epochs": 1, "early_stopping_patience": 2}, "--early_stopping_patience may stop before them"),
         (
             {"clean_epochs": 1, "streaming": True, "max_steps": 4, "eval_strategy": "no", "save_strategy": "no"}

@@ -59,7 +59,7 @@ def test_layernorm_lets_the_norms_learn_too(family, norms):
     assert all("norm" in name.lower() or ".ln_" in name for name in of_body)
 
 
-def test_random_draws_the_body_anew_and_keeps_the_rest():
+def test_random_draws_body_and_head_anew_and_keeps_the_front_end():
     model = make_model()
     before = {name: weight.clone() for name, weight in model.state_dict().items()}
     torch.manual_seed(7)
@@ -67,8 +67,8 @@ def test_random_draws_the_body_anew_and_keeps_the_rest():
     after = model.state_dict()
     assert after.keys() == before.keys()
     for name, weight in after.items():
-        is_matrix_of_body = name.startswith("speechbert.backbone.") and weight.ndim > 1
-        assert torch.equal(weight, before[name]) != is_matrix_of_body, name
+        is_drawn = name.startswith(("speechbert.backbone.", "head.")) and weight.ndim > 1
+        assert torch.equal(weight, before[name]) != is_drawn, name
     assert {name: weight.std().item() for name, weight in after.items() if name.endswith("query.weight")} == {
         f"speechbert.backbone.encoder.layer.{index}.attention.self.query.weight": pytest.approx(0.02, rel=0.3)
         for index in range(2)

@@ -299,6 +299,7 @@ def test_card_declares_a_data_set_of_the_hub(tmp_path, dataset, declared):
     [
         (["--method", "random"], "random weights in the text checkpoint's shape; front-end and head new"),
         ([], "pre-trained text checkpoint; front-end and head new"),
+        (["--vocabulary", "native"], "pre-trained text checkpoint; front-end new, head from its word embeddings"),
         (["--step_lr_epochs", "3"], "| warm-up | none |"),
     ],
 )
