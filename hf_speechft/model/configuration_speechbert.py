@@ -35,8 +35,7 @@ class SpeechBertConfig(PreTrainedConfig):
         max_positions: Steps that learned positions are stretched to by linear interpolation; `None` for the
             checkpoint's own.
         position_shift: In training, learned positions count from a random number of steps up to this, another one for
-            each utterance (SHAPE, arXiv:2109.05644), so that a sound is known again at another time;
-            `apply_spec_augment` switches it off too.
+            each utterance (SHAPE, arXiv:2109.05644), so that a sound is known again at another time.
         frontend_dropout: Dropout probability inside the front-end.
         head_dropout: Dropout probability before the CTC head.
         initializer_range: Standard deviation that new weights are drawn with.

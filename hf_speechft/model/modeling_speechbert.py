@@ -105,7 +105,7 @@ class SpeechBertModel(SpeechBertPreTrainedModel):
             features = mask_features(features, frame_lengths, self.config)
         hidden = self.frontend(features, frame_lengths)  # (batch, steps, hidden)
         step_lengths = output_lengths(frame_lengths, self.config.subsampling)
-        if self.training and self.config.apply_spec_augment and self.config.position_shift:
+        if self.training and self.config.position_shift:
             kwargs["position_ids"] = self._shifted_positions(hidden)
         for name in ("output_hidden_states", "output_attentions"):
             if kwargs.get(name) is None:

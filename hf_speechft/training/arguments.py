@@ -258,8 +258,8 @@ class SpeechTrainingArguments(TrainingArguments):
     clean_epochs: int = field(
         default=0,
         metadata={
-            "help": "In so many of the last epochs, nothing but the speed of training clips is changed: no masks, "
-            "no warp, no shift, no noise, no CR-CTC."
+            "help": "In so many of the last epochs, nothing but speed and position of training clips is changed: "
+            "no masks, no warp, no noise, no CR-CTC."
         },
     )
     average_checkpoints: int = field(

@@ -1,8 +1,8 @@
 """What depends on the epoch: what the augmentation draws, and whether there is any.
 
-`--clean_epochs` are the last ones. Masks, warp, shift and noise teach what speech may be like, and what will be
-recognised is not like that: a few epochs without them bring the weights back to it. Other speeds stay, as people
-differ in them.
+`--clean_epochs` are the last ones. Masks, warp and noise teach what speech may be like, and what will be recognised is
+not like that: a few epochs without them bring the weights back to it. Other speeds stay, as people differ in them, and
+so do other positions.
 
 Source: He et al., "Data Augmentation Revisited: Rethinking the Distribution Gap between Clean and Augmented Data",
 2019 (arXiv:1909.09148).
@@ -45,7 +45,7 @@ def is_clean_epoch(args: SpeechTrainingArguments, state: TrainerState) -> bool:
 
 @contextmanager
 def unmasked(config: SpeechBertConfig) -> Iterator[None]:
-    """Let a model that trains hear features as they are, once: without warp, masks, shift and CR-CTC's other view."""
+    """Let a model that trains hear features as they are, and once: without warp, masks and CR-CTC's second view."""
     kept = config.apply_spec_augment, config.consistency_weight
     config.apply_spec_augment, config.consistency_weight = False, 0.0
     try:

@@ -298,13 +298,14 @@ def _augmentation(arguments: Arguments) -> str:
     shift = [f"positions up to {model.position_shift} steps later"] if model.position_shift else []
     speeds = ", ".join(f"{factor:g}" for factor in data.speed_factors)
     clean = "epoch" if training.clean_epochs == 1 else f"{training.clean_epochs} epochs"
+    stays = "speeds and positions" if shift else "speeds"
     parts = [
         masks,
         *warp,
         *shift,
         *([] if data.speed_factors == [1.0] else [f"speeds {speeds}"]),
         *describe_augmentation(data),
-        *([f"but for speeds none of it, nor CR-CTC, in the last {clean}"] if training.clean_epochs else []),
+        *([f"but for {stays} none of it, nor CR-CTC, in the last {clean}"] if training.clean_epochs else []),
     ]
     return "; ".join(parts)
 

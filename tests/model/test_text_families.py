@@ -100,8 +100,6 @@ COUNTS_ITSELF = {"bart", "mbart"}  # they take no position ids
 WITHOUT_CHECKPOINTING = {"albert", "mpnet"}  # transformers has none for them
 WITH_SDPA = set(FAMILIES) - {"deberta", "deberta-v2", "mpnet", "gpt_neo", "bloom"}
 
-WITHOUT_MASKS = {"apply_spec_augment": True, "mask_time_prob": 0.0, "mask_feature_prob": 0.0}
-
 every_family = pytest.mark.parametrize("family", CONFIGS)
 
 
@@ -526,7 +524,7 @@ def test_computed_positions_have_no_limit_and_are_not_stretched(family, checkpoi
 
 @pytest.mark.parametrize("family", sorted(LEARNED - COUNTS_ITSELF))
 def test_position_shift_is_a_table_of_positions_that_begins_later(family, monkeypatch):
-    model = make_model(family, position_shift=5, **WITHOUT_MASKS).speechbert
+    model = make_model(family, position_shift=5).speechbert
     features, mask = make_batch(40, 32)
     monkeypatch.setattr(torch, "randint", lambda *size, **_: torch.tensor([[5], [0]]))
     model.training = True  # the layers stay in evaluation, without dropout

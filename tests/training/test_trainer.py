@@ -309,15 +309,15 @@ def test_balance_by_hears_speakers_equally_often_in_epochs_of_the_same_length(ar
 def test_balance_by_draws_the_same_clips_where_a_run_is_resumed(argv, tmp_path, unbalanced, batches):
     options = {"dataset": unbalanced, "balance_by": "accent", "num_train_epochs": 2, "save_steps": 3}
     options |= {"save_strategy": "steps", "eval_strategy": "no", "load_best_model_at_end": False}
-    arguments = argv(tmp_path, **options, **batches, save_total_limit=9)
-    run = FineTuning(parse_arguments(arguments))
+    options |= {**batches, "save_total_limit": 9}
+    run = FineTuning(parse_arguments(argv(tmp_path / "whole", **options)))
     ears = listen(run)
     run.trainer.train()
-    last = max(tmp_path.glob("checkpoint-*"), key=lambda path: int(path.name.rpartition("-")[2]))
-    middle = tmp_path / f"checkpoint-{run.trainer._updates_per_epoch() // 3 * 3 + 3}"
+    last = max((tmp_path / "whole").glob("checkpoint-*"), key=lambda path: int(path.name.rpartition("-")[2]))
+    middle = tmp_path / "whole" / f"checkpoint-{run.trainer._updates_per_epoch() // 3 * 3 + 3}"
     assert middle.is_dir()
     assert middle != last
-    resumed = FineTuning(parse_arguments([*arguments, "--resume_from_checkpoint", str(middle)]))
+    resumed = FineTuning(parse_arguments(argv(tmp_path / "resumed", **options, resume_from_checkpoint=middle)))
     later = listen(resumed)
     resumed.trainer.train(str(middle))
     assert later.batches == ears.batches[-len(later.batches) :]
