@@ -77,7 +77,8 @@ def find_start(arguments: Arguments) -> str | None:
 
 def _check_kept_arguments(checkpoint: Path, arguments: Arguments) -> None:
     """Refuse other values of what the checkpoint's optimiser and state hold."""
-    changed = [one for one in changed_arguments(_run_folder(checkpoint), arguments) if one.split()[0] in KEPT]
+    folder = checkpoint.parent.parent if checkpoint.parent.name == UNEVALUATED_FOLDER else checkpoint.parent
+    changed = [one for one in changed_arguments(folder, arguments) if one.split()[0] in KEPT]
     if changed:
         raise ValueError(
             f"{checkpoint} goes on with its optimiser and state ({'; '.join(changed)} would be ignored); give the "
@@ -89,21 +90,12 @@ def _check_nothing_follows(checkpoint: Path, folder: Path) -> None:
     """Refuse a folder with what the run from a checkpoint would be mixed up with: later checkpoints, or an end."""
     if (folder / METRICS_FILE).exists():
         raise ValueError(f"{folder} holds a finished run; choose another --output_dir to go on from {checkpoint}")
-    is_own = _run_folder(checkpoint).resolve() == folder.resolve()
-    others = [one for one in whole_checkpoints(folder) if not is_own or _updates(one) > _updates(checkpoint)]
-    if others:
+    checkpoints = whole_checkpoints(folder)
+    if checkpoints and checkpoints[-1].resolve() != checkpoint.resolve():
         raise ValueError(
-            f"{folder} holds {others[-1].name}, which a run from {checkpoint} would be mixed up with; choose another "
-            "--output_dir, or go on from the last checkpoint there with --resume_from_checkpoint true"
+            f"{folder} holds {checkpoints[-1].name}, which a run from {checkpoint} would be mixed up with; choose "
+            "another --output_dir, or go on from the last checkpoint there with --resume_from_checkpoint true"
         )
-
-
-def _run_folder(checkpoint: Path) -> Path:
-    return checkpoint.parent.parent if checkpoint.parent.name == UNEVALUATED_FOLDER else checkpoint.parent
-
-
-def _updates(checkpoint: Path) -> int:
-    return json.loads((checkpoint / STATE_FILE).read_text(encoding="utf-8"))["global_step"]
 
 
 def _check_source_stays(source: str, folder: Path) -> None:

@@ -15,7 +15,7 @@ import torch
 
 import hf_speechft
 from hf_speechft.data.corpora import is_demo
-from hf_speechft.data.readers import is_pattern
+from hf_speechft.data.shards import is_pattern
 from hf_speechft.scoring.bootstrap import bootstrap_interval, paired_bootstrap
 from hf_speechft.scoring.curves import plot_training_curves
 from hf_speechft.scoring.metrics import ErrorCounts, count_errors, total
